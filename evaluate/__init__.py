@@ -1,0 +1,1 @@
+"""Metrics, tasks, fine-tuning protocols and reports."""

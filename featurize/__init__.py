@@ -1,0 +1,1 @@
+"""Frozen encoders and the feature store they fill."""

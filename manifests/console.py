@@ -1,0 +1,112 @@
+"""What the four commands share on a terminal: one-line errors, progress, JSON, exit codes.
+
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done (perhaps with quarantined records), 1 bad
+data, 2 misuse, 3 quarantined records under ``--strict``.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from amma.manifests.errors import AmmaError
+
+EXIT_QUARANTINED = 3
+_show_traceback = False
+
+
+def _set_debug(value: bool) -> bool:
+    global _show_traceback
+    _show_traceback = _show_traceback or value
+    return value
+
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.", expose_value=True),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 if any record was quarantined.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the inputs and print the plan; write nothing.")
+]
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A typer application with this project's conventions; a bare call prints the help."""
+    return typer.Typer(
+        help=help_text, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command; an `AmmaError` becomes one line on stderr and its exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        app()
+    except AmmaError as error:
+        if _show_traceback:
+            raise
+        print(f"error {error.code}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; what was committed is safe, run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def say(message: str) -> None:
+    """Print a message for the person watching, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a result for programs on stdout."""
+    print(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def exit_for_quarantine(count: int, *, strict: bool) -> None:
+    """End with code 3 if records were quarantined and ``--strict`` was given."""
+    if strict and count:
+        raise typer.Exit(EXIT_QUARANTINED)
+
+
+@contextmanager
+def progress(label: str, total: int, *, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """Give a function that advances a progress display by `n`.
+
+    On a terminal a bar with the time left; elsewhere (a log file, a cluster job) a plain line every ten seconds
+    and one at the end.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda n: bar.advance(task, n)
+        return
+
+    done = 0
+    started = last_line = time.monotonic()
+
+    def line() -> str:
+        seconds = time.monotonic() - started
+        left = f", {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
+        return f"{label}: {done}/{total} {unit} in {seconds:.0f} s{left}".replace("  ", " ")
+
+    def advance(n: int) -> None:
+        nonlocal done, last_line
+        done += n
+        now = time.monotonic()
+        if now - last_line >= 10:
+            last_line = now
+            say(line())
+
+    yield advance
+    say(line())

@@ -1,0 +1,40 @@
+"""Records that cannot be used: a code, a reason and a hint each, one JSON line a record."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from amma.manifests.files import write_atomically
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why one record was left out.
+
+    `position` is the record's number in its source (1-based) or None; `code` is stable (`E_MISMATCH`).
+    """
+
+    id: str
+    source: str
+    position: int | None
+    code: str
+    reason: str
+    hint: str
+
+    @classmethod
+    def from_line(cls, line: str) -> Self:
+        """Read one line of `quarantine.jsonl`."""
+        return cls(**json.loads(line))
+
+
+def write_quarantine(path: Path, rejections: Iterable[Rejection]) -> None:
+    """Write `quarantine.jsonl` in the order given (an empty file says: nothing was left out)."""
+    lines = [json.dumps(asdict(rejection), ensure_ascii=False, sort_keys=True) for rejection in rejections]
+    write_atomically(path, "".join(line + "\n" for line in lines).encode())
+
+
+def read_quarantine(path: Path) -> list[Rejection]:
+    """Read what `write_quarantine` wrote."""
+    return [Rejection.from_line(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
