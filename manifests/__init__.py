@@ -1,1 +1,1 @@
-"""Which proteins: readers, the manifest table, labels and splits, and what every stage shares (errors, files, console)."""
+"""Which proteins: readers, the manifest table, labels and splits; also errors, files and console, shared by all."""

@@ -32,16 +32,12 @@ Debug = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 if any record was quarantined.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check the inputs and print the plan; write nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the inputs and print the plan; write nothing.")]
 
 
 def new_app(help_text: str) -> typer.Typer:
     """A typer application with this project's conventions; a bare call prints the help."""
-    return typer.Typer(
-        help=help_text, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
+    return typer.Typer(help=help_text, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def run_app(app: typer.Typer) -> None:

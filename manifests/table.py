@@ -165,13 +165,12 @@ class Manifest:
             ) from error
         header = (self._file.schema_arrow.metadata or {}).get(b"amma")
         if header is None or json.loads(header).get("format") != "manifest":
-            raise InputError(
-                f"{path}: a Parquet file, but not a manifest. Build one with amma-manifest build."
-            )
+            raise InputError(f"{path}: a Parquet file, but not a manifest. Build one with amma-manifest build.")
         version = json.loads(header)["version"]
         if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
             raise InputError(
-                f"{path}: manifest of version {version}, this program reads {FORMAT_VERSION}. Update amma or rebuild it.",
+                f"{path}: manifest of version {version}, this program reads {FORMAT_VERSION}. "
+                "Update amma or rebuild it.",
                 code="E_VERSION",
             )
         metadata = self._file.metadata

@@ -1,7 +1,6 @@
 """Checks that hold for every test: shapes of annotated functions are verified at run time, the network stays shut."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real proteins and reference outputs beside the checkout; tests that need it are skipped without."""
+    """The folder of real proteins and reference outputs beside the checkout; without it, what needs it is skipped."""
     folder = REPOSITORY.parent / "shared"
     if not (folder / "golden").is_dir():
         pytest.skip("needs the folder of real proteins and reference outputs beside the checkout")
@@ -26,7 +25,7 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connecting anywhere but to this machine fails, so that a test cannot come to depend on a download."""
     import socket
 
@@ -38,4 +37,3 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
-    yield
