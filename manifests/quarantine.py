@@ -29,6 +29,20 @@ class Rejection:
         return cls(**json.loads(line))
 
 
+class RecordError(Exception):
+    """One record cannot be used; whoever reads records turns it into a `Rejection` and goes on."""
+
+    def __init__(self, code: str, reason: str, hint: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+        self.hint = hint
+
+    def rejection(self, *, id: str, source: str, position: int | None) -> Rejection:
+        """The line of `quarantine.jsonl` for this error."""
+        return Rejection(id, source, position, self.code, self.reason, self.hint)
+
+
 def write_quarantine(path: Path, rejections: Iterable[Rejection]) -> None:
     """Write `quarantine.jsonl` in the order given (an empty file says: nothing was left out)."""
     lines = [json.dumps(asdict(rejection), ensure_ascii=False, sort_keys=True) for rejection in rejections]
@@ -37,4 +51,5 @@ def write_quarantine(path: Path, rejections: Iterable[Rejection]) -> None:
 
 def read_quarantine(path: Path) -> list[Rejection]:
     """Read what `write_quarantine` wrote."""
-    return [Rejection.from_line(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    # Only line feeds end a line here: str.splitlines would also cut at U+2028 inside an id.
+    return [Rejection.from_line(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
