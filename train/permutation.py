@@ -1,0 +1,62 @@
+"""A random order of n things that is computed, not stored: the place of each is a pure function of integers.
+
+A Feistel network over pairs of digits in base ⌈√n⌉ is a bijection whatever its round function is; values that fall
+outside 0..n-1 walk on until they are inside (Black & Rogaway 2002). Memory does not depend on n; an order for ten
+million proteins begins at once, and can be entered anywhere.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+from jaxtyping import Int64, UInt64
+
+NUM_ROUNDS = 8
+
+
+class Permutation:
+    """The order of `n` things in one epoch: `order(places)` gives what stands at those places.
+
+    The same for any number of threads, ranks or batches. Raises `ValueError` for a negative `n`, `IndexError` for
+    places outside 0..n-1.
+    """
+
+    def __init__(self, n: int, *, seed: int, epoch: int) -> None:
+        if n < 0:
+            raise ValueError(f"cannot order {n} things")
+        self.n = n
+        name = f"{int(seed)},{int(epoch)}"
+        digest = hashlib.blake2b(name.encode(), digest_size=8 * NUM_ROUNDS).digest()
+        self._base = np.uint64(max(1, math.isqrt(max(n - 1, 0)) + 1))
+        self._keys = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __call__(self, places: Int64[np.ndarray, " places"]) -> Int64[np.ndarray, " places"]:
+        """What stands at each place, 0-based."""
+        if len(places) and (places.min() < 0 or places.max() >= self.n):
+            raise IndexError(f"places must lie in 0..{self.n - 1}")
+        value: UInt64[np.ndarray, " places"] = self._shuffle(places.astype(np.uint64))
+        outside = np.flatnonzero(value >= self.n)
+        while len(outside):
+            value[outside] = self._shuffle(value[outside])
+            outside = outside[value[outside] >= self.n]
+        order: Int64[np.ndarray, " places"] = value.astype(np.int64)
+        return order
+
+    def _shuffle(self, value: UInt64[np.ndarray, " places"]) -> UInt64[np.ndarray, " places"]:
+        """A bijection of 0..base²-1."""
+        left, right = np.divmod(value, self._base)
+        for key in self._keys:
+            left, right = right, (left + _mix(right + key) % self._base) % self._base
+        shuffled: UInt64[np.ndarray, " places"] = left * self._base + right
+        return shuffled
+
+
+def _mix(word: UInt64[np.ndarray, " places"]) -> UInt64[np.ndarray, " places"]:
+    """A 64-bit word to another that looks unrelated (the finaliser of splitmix64, Steele et al. 2014)."""
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: UInt64[np.ndarray, " places"] = word ^ (word >> np.uint64(31))
+    return mixed
