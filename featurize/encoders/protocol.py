@@ -30,9 +30,9 @@ class EncoderInput:
 class Encoded:
     """The features of one protein.
 
-    `index` says what each row is: the residue index (0-based) for structures, the text field (0 to 3; 255 for
-    separators) for texts, None for sequences, whose rows are the residues in order. `cls` is the special-token row
-    (BOS of ESM, [CLS] of BERT), None for structures.
+    `index` says what each row is: the residue index (0-based) for structures, the text field (0 to 3) for texts,
+    None for sequences, whose rows are the residues in order. `cls` is the special-token row (BOS of ESM, [CLS] of
+    BERT), None for structures; other special tokens have no row.
     """
 
     features: Float32[np.ndarray, "rows width"]
@@ -53,7 +53,7 @@ class Encoder(Protocol):
         """Everything that decides the numbers, as plain JSON values; no paths, times or hosts."""
 
     def lengths(self, proteins: Sequence[Protein]) -> list[int]:
-        """How many rows `encode` will give for each protein; cheap, and exact."""
+        """How many rows `encode` will give for each protein; cheap, and exact. 0: treat the modality as absent."""
 
     def cost(self, rows: int) -> int:
         """How much of a batch's token budget a protein of `rows` rows takes."""

@@ -1,0 +1,141 @@
+"""Make each encoder from its options: check them, find its weights, load it.
+
+One `registry.Builder` for each kind of encoder; the encoder's library is imported inside.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from amma.featurize.encoders.protocol import Encoder
+from amma.featurize.encoders.registry import EncoderSpec, Place
+from amma.featurize.encoders.weights import find_in_huggingface_cache, find_weights
+from amma.manifests.errors import WeightsError
+from amma.manifests.known_weights import known_weights
+from amma.manifests.settings import Settings
+
+Positive = Annotated[int, Field(ge=1)]
+Options = TypeVar("Options", bound=Settings)
+
+
+class EsmOptions(Settings):
+    """Options of a published ESM: another file than the known one, another layer, fewer residues."""
+
+    file: Path | None = None
+    layer: int | None = None
+    max_residues: Positive | None = None
+
+
+class RandomEsmOptions(Settings):
+    """Sizes and seed of an ESM with random weights."""
+
+    architecture: Literal["esm1b", "esm2"] = "esm1b"
+    seed: int = 0
+    layers: Positive = 2
+    width: Positive = 64
+    heads: Positive = 4
+    layer: int | None = None
+    max_residues: Positive | None = None
+
+
+class FileOptions(Settings):
+    """Another weights file (or Hugging Face folder) than the known one."""
+
+    file: Path | None = None
+
+
+class RandomGearNetOptions(Settings):
+    """Seed of a GearNet-Edge with random weights, at toy size."""
+
+    seed: int = 0
+
+
+class HuggingFaceOptions(Settings):
+    """A folder, or the id of a repository in the Hugging Face cache."""
+
+    model: str
+
+
+class RandomTextOptions(Settings):
+    """Sizes and seed of a BERT with random weights."""
+
+    seed: int = 0
+    layers: Positive = 2
+    width: Positive = 48
+    heads: Positive = 4
+    intermediate: Positive = 96
+
+
+def published_esm(spec: EncoderSpec, place: Place) -> Encoder:
+    """ESM-1b or ESM-2 with its published weights."""
+    from amma.featurize.encoders.esm import EsmEncoder
+
+    options = _options(EsmOptions, spec)
+    return EsmEncoder.from_file(
+        _file(options.file, spec, place),
+        name=spec.name,
+        layer=options.layer,
+        max_residues=options.max_residues,
+        device=place.device,
+    )
+
+
+def random_esm(spec: EncoderSpec, place: Place) -> Encoder:
+    """ESM-1b or ESM-2 of any size with random weights."""
+    from amma.featurize.encoders.esm import EsmEncoder
+
+    return EsmEncoder.random(**_options(RandomEsmOptions, spec).model_dump(), device=place.device)
+
+
+def published_gearnet(spec: EncoderSpec, place: Place) -> Encoder:
+    """GearNet-Edge with its published weights."""
+    from amma.featurize.encoders.gearnet_encoder import GearNetEncoder
+
+    path = _file(_options(FileOptions, spec).file, spec, place)
+    return GearNetEncoder.from_file(path, max_residues=place.max_residues, device=place.device)
+
+
+def random_gearnet(spec: EncoderSpec, place: Place) -> Encoder:
+    """GearNet-Edge at toy size with random weights."""
+    from amma.featurize.encoders.gearnet_encoder import GearNetEncoder
+
+    options = _options(RandomGearNetOptions, spec)
+    return GearNetEncoder.random(seed=options.seed, max_residues=place.max_residues, device=place.device)
+
+
+def published_text(spec: EncoderSpec, place: Place) -> Encoder:
+    """A text encoder with its published weights, from the weights folder or the Hugging Face cache."""
+    from amma.featurize.encoders.text import TextEncoder
+
+    folder = _file(_options(FileOptions, spec).file, spec, place)
+    return TextEncoder.from_folder(folder, name=spec.name, device=place.device)
+
+
+def huggingface_text(spec: EncoderSpec, place: Place) -> Encoder:
+    """Any BERT-style text encoder, by folder or by Hugging Face id."""
+    from amma.featurize.encoders.text import TextEncoder
+
+    model = _options(HuggingFaceOptions, spec).model
+    folder = Path(model) if Path(model).is_dir() else find_in_huggingface_cache(model)
+    if folder is None:
+        raise WeightsError(
+            f"{model}: neither a folder nor a repository in the Hugging Face cache. Get it from "
+            f"https://huggingface.co/{model} (`hf download {model}`), or give the folder that it is in."
+        )
+    return TextEncoder.from_folder(folder, name=model, device=place.device)
+
+
+def random_text(spec: EncoderSpec, place: Place) -> Encoder:
+    """BERT of any size with random weights and the small tokenizer that ships with the package."""
+    from amma.featurize.encoders.text import TextEncoder
+
+    return TextEncoder.random(**_options(RandomTextOptions, spec).model_dump(), device=place.device)
+
+
+def _options(kind: type[Options], spec: EncoderSpec) -> Options:
+    return kind.parse(spec.options, source=f"options of encoder {spec.name}")
+
+
+def _file(chosen: Path | None, spec: EncoderSpec, place: Place) -> Path:
+    return chosen or find_weights(known_weights()[spec.name], place.weights)

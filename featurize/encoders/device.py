@@ -1,0 +1,23 @@
+"""Where encoders run: `auto` is the GPU if there is one, else the CPU."""
+
+from amma.manifests.errors import UsageError
+
+
+def resolve_device(name: str) -> str:
+    """Turn `auto` into `cuda` or `cpu`; raise `UsageError` for a device that this machine does not have."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"no device called {name!r}. Known: auto, cpu, cuda, cuda:N.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices that torch "
+            f"{torch.__version__} can use. Pass --device cpu, or install torch for your driver."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not supported. Known: auto, cpu, cuda, cuda:N.")
+    return name
