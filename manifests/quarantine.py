@@ -46,7 +46,8 @@ class RecordError(Exception):
 def write_quarantine(path: Path, rejections: Iterable[Rejection]) -> None:
     """Write `quarantine.jsonl` in the order given (an empty file says: nothing was left out)."""
     lines = [json.dumps(asdict(rejection), ensure_ascii=False, sort_keys=True) for rejection in rejections]
-    write_atomically(path, "".join(line + "\n" for line in lines).encode())
+    # Bytes of an id that were not UTF-8 are lone surrogates here; as JSON escapes they read back the same.
+    write_atomically(path, "".join(line + "\n" for line in lines).encode(errors="backslashreplace"))
 
 
 def read_quarantine(path: Path) -> list[Rejection]:

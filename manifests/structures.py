@@ -81,8 +81,8 @@ def read_chains(data: bytes, file_name: str) -> list[RawChain]:
     ligands and water do not. Of alternate locations the one with the highest occupancy is taken, the first letter if
     equal. Where a file repeats a chain under the same name (a symmetry copy), the first copy counts.
 
-    Raises `RecordError`: `E_FORMAT` (name), `E_GZIP`, `E_PARSE`, `E_COORD` (a coordinate that is no finite number),
-    `E_CHAINS` (no protein chain).
+    Raises `RecordError`: `E_FORMAT` (name), `E_GZIP`, `E_EMPTY`, `E_PARSE`, `E_COORD` (a coordinate that is no finite
+    number), `E_CHAINS` (no protein chain).
     """
     stem = structure_stem(file_name)
     if stem is None:
@@ -90,6 +90,8 @@ def read_chains(data: bytes, file_name: str) -> list[RawChain]:
             "E_FORMAT", f"{file_name} is not named like a structure", f"Use one of {', '.join(FORMATS)}, or with .gz."
         )
     text = _inflate(data)
+    if not text.strip():
+        raise RecordError("E_EMPTY", "an empty file", "Fetch the file again.")
     suffix = file_name[len(stem) :].lower().removesuffix(".gz")
     try:
         structure = _parse(text, FORMATS[suffix])

@@ -1,0 +1,98 @@
+"""`amma-manifest`: build a manifest, make a toy proteome, look into a manifest."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from amma.manifests.console import (
+    AsJson,
+    Debug,
+    DryRun,
+    Strict,
+    exit_for_quarantine,
+    new_app,
+    print_json,
+    run_app,
+    say,
+)
+
+app = new_app("Say which proteins: join sequences, structures and function text into a manifest.")
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The manifest to write.")],
+    sequences: Annotated[Path | None, typer.Option(help="FASTA file, plain or .gz.")] = None,
+    structures: Annotated[
+        Path | None,
+        typer.Option(help="Folder of PDB or mmCIF files (.pdb .ent .cif .mmcif, plain or .gz), or one file."),
+    ] = None,
+    descriptions: Annotated[Path | None, typer.Option(help="ProtDescribe table (TSV), plain or .gz.")] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    strict: Strict = False,
+    debug: Debug = False,
+) -> None:
+    """Join sequences, structures and descriptions into OUT.parquet.
+
+    Proteins are those of --sequences; without it those of --structures; without it those of --descriptions.
+    A structure is a protein's if its file is named by the id (1ABC-A.pdb.gz), by the id without the chain (1ABC.cif),
+    or is the AlphaFold model of its accession. Text is joined by EntryName, else by sequence. What cannot be used is
+    listed in OUT.quarantine.jsonl, the counts are in OUT.report.json.
+    """
+    from amma.manifests.build import build_manifest
+
+    report = build_manifest(
+        sequences=sequences, structures=structures, descriptions=descriptions, out=out, dry_run=dry_run
+    )
+    if as_json:
+        print_json(report.to_json())
+    else:
+        for line in report.lines():
+            typer.echo(line)
+    say(f"dry run: {out} was not written" if dry_run else f"wrote {out}")
+    exit_for_quarantine(len(report.rejections), strict=strict)
+
+
+@app.command()
+def toy(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make: new, empty, or an earlier toy.")],
+    proteins: Annotated[int, typer.Option(min=12, help="How many proteins.")] = 96,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give identical files.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Make a synthetic proteome: sequences, structures, descriptions, EC labels and splits, all invented."""
+    from amma.manifests.toy import write_toy
+
+    counts = write_toy(folder, proteins=proteins, seed=seed)
+    typer.echo(", ".join(f"{count} {name}" for name, count in counts.items()))
+    say(f"wrote {folder}: synthetic proteins, made by seed {seed}")
+
+
+@app.command()
+def inspect(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest made by build.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Count what is in a manifest."""
+    from amma.manifests.summary import summarise
+
+    summary = summarise(manifest)
+    if as_json:
+        print_json(summary.to_json())
+        return
+
+    def shown(counts: dict[str, Any]) -> str:
+        return ", ".join(f"{key} {value:,}" for key, value in counts.items())
+
+    typer.echo(f"{summary.proteins:,} proteins: {shown(summary.kinds)}")
+    typer.echo(f"{summary.residues:,} residues: {shown(summary.length)}")
+    typer.echo(f"no Cα: {shown(summary.unresolved)}")
+    typer.echo(f"text: {shown(summary.text)}")
+
+
+def main() -> None:
+    """Run `amma-manifest`."""
+    run_app(app)
