@@ -131,7 +131,7 @@ def f_at(score_NK: Float[np.ndarray, "N K"], target_NK: Bool[np.ndarray, "N K"],
 
 def _harmonic(precision_T: Float[np.ndarray, " T"], recall_T: Float[np.ndarray, " T"]) -> Float[np.ndarray, " T"]:
     total_T = precision_T + recall_T
-    f_T = np.zeros_like(total_T)
+    f_T: Float[np.ndarray, " T"] = np.zeros(precision_T.shape)
     np.divide(2 * precision_T * recall_T, total_T, out=f_T, where=total_T > 0)
     return f_T
 

@@ -1,0 +1,101 @@
+"""What decides the numbers of an evaluation. Nothing here needs torch, so that a command line can show it."""
+
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, model_validator
+
+from amma.manifests.settings import Settings
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+FUSION_LRS = (1e-5, 1e-4)
+HEAD_LRS = (1e-4, 1e-3)
+
+
+class TaskName(StrEnum):
+    """What is predicted: the EC number as the label table has it (`ec`), or its first digit (`ec-class`)."""
+
+    EC = "ec"
+    EC_CLASS = "ec-class"
+
+
+class Protocol(StrEnum):
+    """What is tuned: fusion encoder and head from cached features (`fusion`), or the head alone (`probe`).
+
+    Figures of different protocols do not belong in one table. In neither are the frozen encoders tuned, as the
+    paper did with ESM-1b.
+    """
+
+    FUSION = "fusion"
+    PROBE = "probe"
+
+
+class Readout(StrEnum):
+    """How the fused residues of a protein become one vector.
+
+    `mean` averages the outputs at all residues of the sequence, `first` takes that at residue 1 (the paper's "first
+    token"). A protein without sequence features is read at its structure's residues instead.
+    """
+
+    MEAN = "mean"
+    FIRST = "first"
+
+
+class Rates(NamedTuple):
+    """Learning rates; `fusion` is None where the fusion encoder is frozen."""
+
+    fusion: float | None
+    head: float
+
+
+class FinetuneConfig(Settings):
+    """How a model is tuned on a task, and how its settings are chosen.
+
+    Every pair of learning rates is tried with the first seed; the pair with the best validation Fmax is used for all
+    seeds. The same goes for every model in a report.
+    """
+
+    protocol: Protocol = Protocol.FUSION
+    readout: Readout = Readout.MEAN
+    fusion_lrs: tuple[Rate, ...] = FUSION_LRS
+    """Tried for the fusion encoder; empty for `probe`."""
+    head_lrs: Annotated[tuple[Rate, ...], Field(min_length=1)] = HEAD_LRS
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    batch_size: Positive = 32
+    max_epochs: Positive = 50
+    patience: Positive = 5
+    """Tuning stops after this many epochs without a better validation Fmax (at equal Fmax: a lower loss)."""
+    num_seeds: Positive = 3
+    """Tunings that the mean and the standard deviation are taken over, with seeds 0, 1, …"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rates_fit_the_protocol(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if values.get("protocol") != Protocol.PROBE:
+            if values.get("fusion_lrs") == ():
+                raise ValueError("protocol fusion needs at least one learning rate for the fusion encoder")
+            return values
+        if values.get("fusion_lrs"):
+            raise ValueError("fusion_lrs has no effect with protocol probe, which does not tune the fusion encoder")
+        return {**values, "fusion_lrs": ()}
+
+    @property
+    def grid(self) -> tuple[Rates, ...]:
+        """Every pair of learning rates."""
+        return tuple(Rates(fusion, head) for fusion in self.fusion_lrs or (None,) for head in self.head_lrs)
+
+
+class FunctionConfig(Settings):
+    """One `amma-eval function`, resolved."""
+
+    checkpoint: str
+    store: str
+    labels: str
+    splits: str
+    task: TaskName
+    finetune: FinetuneConfig = FinetuneConfig()
+    device: str = "cpu"

@@ -1,0 +1,172 @@
+"""What `report.json` holds. All but `provenance` is the same whenever the same command runs on the same inputs."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Literal
+
+from amma.evaluate.config import FinetuneConfig
+from amma.manifests.settings import Settings
+
+FORMAT_VERSION = "1.0"
+
+
+class Summary(Settings):
+    """A figure over seeds: mean, and sample standard deviation (None for a single value)."""
+
+    mean: float
+    sd: float | None
+    values: tuple[float, ...]
+
+    @staticmethod
+    def of(values: Sequence[float]) -> "Summary":
+        """Summarise at least one value."""
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        return Summary(mean=statistics.fmean(values), sd=sd, values=tuple(values))
+
+
+class PrCurve(Settings):
+    """Micro-averaged precision and recall, thresholds descending, thinned to a number of points that can be drawn."""
+
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+
+
+class Run(Settings):
+    """One seed of a model: how it was tuned (None for what is not tuned), and how it does on the test split.
+
+    `threshold` is where validation F is largest; `f_at_threshold` is the test F there: the figure a user gets who
+    has to fix the threshold beforehand. `fmax_threshold` is where the test F is largest.
+    """
+
+    seed: int | None
+    fusion_lr: float | None
+    head_lr: float | None
+    num_epochs: int | None
+    best_epoch: int | None
+    valid_fmax: float
+    threshold: float | None
+    fmax: float
+    fmax_threshold: float | None
+    precision: float
+    recall: float
+    aupr: float
+    f_at_threshold: float
+    curve: PrCurve
+
+
+class TrialRecord(Settings):
+    """A pair of learning rates and what it reached on validation with the first seed."""
+
+    fusion_lr: float | None
+    head_lr: float
+    valid_fmax: float
+    best_epoch: int
+    num_epochs: int
+
+
+class Row(Settings):
+    """One line of the table."""
+
+    name: Literal["trained", "untrained", "label frequency"]
+    meaning: str
+    fmax: Summary
+    aupr: Summary
+    f_at_threshold: Summary
+    trials: tuple[TrialRecord, ...]
+    runs: tuple[Run, ...]
+
+
+class SplitFacts(Settings):
+    """Who takes part in a split.
+
+    `num_unlabelled` of the proteins are in the label table without a term and count as all-zero rows; `missing` are
+    labelled but not in the store; `num_unknown` ids of the split are outside the label table and take no part.
+    `num_without_sequence` are read at their structure's residues.
+    """
+
+    num_proteins: int
+    num_unlabelled: int
+    num_pairs: int
+    num_terms: int
+    num_unknown: int
+    num_without_sequence: int
+    num_without_structure: int
+    missing: tuple[str, ...]
+
+
+class CeilingFacts(Settings):
+    """The best figures possible on the test split for a model that knows nothing of terms unseen in training."""
+
+    num_unseen_terms: int
+    num_unseen_pairs: int
+    fmax: float
+    aupr: float
+
+
+class TaskFacts(Settings):
+    """What is predicted, for whom."""
+
+    name: str
+    num_terms: int
+    train: SplitFacts
+    valid: SplitFacts
+    test: SplitFacts
+    ceiling: CeilingFacts
+
+
+class Leakage(Settings):
+    """Test proteins whose sequence (by hash) was among those pretraining was trained on."""
+
+    num_test: int
+    num_seen: int
+    seen: tuple[str, ...]
+
+
+class Inputs(Settings):
+    """What the figures were computed from, by content."""
+
+    checkpoint_step: int
+    checkpoint_sha256: str
+    pretraining_stores: tuple[str, ...]
+    store_root_hash: str
+    labels_sha256: str
+    splits_sha256: dict[str, str]
+    random_encoders: bool
+
+
+class Provenance(Settings):
+    """What may differ from run to run: when, where and with which versions."""
+
+    finished: str
+    seconds: float
+    versions: dict[str, str]
+    platform: str
+    device: str
+    threads: int
+    checkpoint: str
+    store: str
+    labels: str
+    splits: str
+
+
+class Report(Settings):
+    """The whole of `report.json`; `report.html` shows nothing that is not in here."""
+
+    format: Literal["amma-report"] = "amma-report"
+    version: str = FORMAT_VERSION
+    task: TaskFacts
+    config: FinetuneConfig
+    inputs: Inputs
+    rows: tuple[Row, ...]
+    leakage: Leakage
+    provenance: Provenance
+
+    def row(self, name: str) -> Row:
+        """The line of the table called `name`."""
+        return next(row for row in self.rows if row.name == name)
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for an infinite threshold, which JSON cannot say."""
+    return value if math.isfinite(value) else None

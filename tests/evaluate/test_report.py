@@ -1,0 +1,151 @@
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import plotly.graph_objects as go
+import pytest
+
+from amma.evaluate.figures import pr_figure
+from amma.evaluate.report import json_for_script, render_html
+from amma.evaluate.results import Report, Summary
+
+MakeReport = Callable[..., Report]
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "<svg/onload=alert(1)>",
+    "javascript:alert(1)",
+    "<!--",
+    "-->",
+    "]]>",
+    "</title><iframe src=//example.org>",
+    "</style><link rel=stylesheet href=//example.org>",
+    "{{ 7 * 7 }}",
+    "{% raw %}",
+    "&lt;b&gt;",
+    "\u2028\u2029\x00\u202e",
+    "=HYPERLINK(1)",
+)
+
+
+class Page(HTMLParser):
+    """Every element and attribute of a page, and the text of its scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: Counter[str] = Counter()
+        self.attributes: Counter[str] = Counter()
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.metas: list[dict[str, str | None]] = []
+        self.text = ""
+        self._open = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements[tag] += 1
+        self.attributes.update(f"{tag}.{name}" for name, _ in attrs)
+        self._open = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+        if tag == "meta":
+            self.metas.append(dict(attrs))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open == "script":
+            attributes, before = self.scripts[-1]
+            self.scripts[-1] = (attributes, before + data)
+        elif self._open != "style":
+            self.text += data
+
+
+@pytest.fixture
+def plotly_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real library is megabytes of text; one test looks at it, the others need not parse it."""
+    monkeypatch.setattr("amma.evaluate.report.get_plotlyjs", lambda: "const Plotly = {};")
+
+
+@pytest.mark.usefixtures("plotly_is_short")
+def test_hostile_ids_and_names_add_no_element_and_no_attribute(make_report: MakeReport) -> None:
+    harmless = Page(render_html(make_report(names=tuple(f"P{n}" for n in range(len(HOSTILE))), task="plain")))
+    hostile = Page(render_html(make_report(names=HOSTILE, task=HOSTILE[0], path=HOSTILE[2])))
+    assert hostile.elements == harmless.elements
+    assert hostile.attributes == harmless.attributes
+    assert not any(name.split(".")[1].startswith("on") for name in hostile.attributes)
+    for name in HOSTILE:
+        if name.isprintable():
+            assert name in hostile.text
+
+
+def test_data_of_a_figure_cannot_end_its_element() -> None:
+    text = str(json_for_script({"name": "</script><b>&amp;"}))
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == {"name": "</script><b>&amp;"}
+
+
+def test_the_page_runs_its_own_two_scripts_and_loads_nothing(make_report: MakeReport) -> None:
+    page = Page(render_html(make_report()))
+    assert not {"link", "iframe", "img", "object", "embed", "base", "form"} & set(page.elements)
+    assert not {"src", "href", "srcset", "action"} & {name.split(".")[1] for name in page.attributes}
+    policy = next(meta["content"] for meta in page.metas if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    code = [text for attributes, text in page.scripts if attributes.get("type") != "application/json"]
+    assert len(code) == 2
+    for text in code:
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    data = [json.loads(text) for attributes, text in page.scripts if attributes.get("type") == "application/json"]
+    assert [trace["name"] for trace in data[0]["data"] if trace["showlegend"]][-1].startswith("trained")
+
+
+def test_the_pr_figure_is_valid_plotly_with_a_curve_for_every_seed(make_report: MakeReport) -> None:
+    report = make_report()
+    figure = pr_figure(report)
+    go.Figure(data=figure["data"], layout=figure["layout"])  # raises for a property plotly does not know
+    assert len(figure["data"]) == 3 + 3 + 1
+    assert {trace["legendgroup"] for trace in figure["data"] if trace["showlegend"]} == {
+        "trained",
+        "untrained",
+        "label frequency",
+    }
+
+
+@pytest.mark.usefixtures("plotly_is_short")
+def test_the_page_says_what_a_reader_must_know(make_report: MakeReport) -> None:
+    page = " ".join(Page(render_html(make_report())).text.split())
+    assert "EC class: Fmax 0.490 ± 0.020, AUPR 0.430 ± 0.000" in page
+    assert "Random encoders." in page
+    assert "1 term of the test split does not occur in training (2 labels of 231)" in page
+    assert "of which 3 have no label" in page
+    assert "The sequences of 2 of 215 test proteins" in page
+    assert "This is not the paper's protocol" in page
+
+
+@pytest.mark.usefixtures("plotly_is_short")
+def test_trained_encoders_get_no_warning(make_report: MakeReport) -> None:
+    report = make_report()
+    real = report.model_copy(update={"inputs": report.inputs.model_copy(update={"random_encoders": False})})
+    assert "Random encoders" not in render_html(real)
+
+
+@pytest.mark.usefixtures("plotly_is_short")
+def test_a_report_read_back_from_its_json_gives_the_same_page(make_report: MakeReport) -> None:
+    report = make_report()
+    again = Report.model_validate(json.loads(json.dumps(report.model_dump(mode="json"))))
+    assert again == report
+    assert render_html(again) == render_html(report)
+
+
+def test_one_seed_has_no_standard_deviation() -> None:
+    assert Summary.of([0.5]).sd is None
+    assert Summary.of([0.4, 0.6]).sd == pytest.approx(0.1414, abs=1e-4)
