@@ -1,0 +1,188 @@
+"""Where everything is inside a store: array names, shapes, file names and Zarr metadata.
+
+    zarr.json, seq/…, str/…, func/…   the Zarr group
+    plan.json                         settings, fingerprint, widths, counts, hash of the plan
+    ids.parquet                       one row a protein in plan order
+    units/U.safetensors               what a unit knows of its proteins: start, length, crc32c, present, cls, moments
+    ledger/U.json                     the commit of unit U: its files with their sizes and hashes
+    quarantine.jsonl, seal.json       written when all units are committed
+    lock                              while a writer is at work
+
+Unit U owns rows `[U·S, (U+1)·S)` of every row array, S = `shard_rows`: exactly one shard file each.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from amma.manifests.table import MODALITIES, Modality
+
+FORMAT = "feature-store"
+VERSION = "1.0"
+
+PLAN_FILE = "plan.json"
+IDS_FILE = "ids.parquet"
+SEAL_FILE = "seal.json"
+QUARANTINE_FILE = "quarantine.jsonl"
+LOCK_FILE = "lock"
+LEDGER_FOLDER = "ledger"
+UNITS_FOLDER = "units"
+
+COLUMN_ROWS = 1 << 20
+"""Entries of one chunk of a per-protein array."""
+CLS_ROWS = 1024
+"""Rows of one chunk of a `cls` array."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One array of the group: a matrix of `width` columns, or a vector where `width` is None."""
+
+    path: str
+    dtype: np.dtype[Any]
+    fill: float | int | bool
+    width: int | None = None
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return () if self.width is None else (self.width,)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * (1 if self.width is None else self.width)
+
+    def chunk_file(self, chunk: int) -> str:
+        """The file of chunk (or shard) number `chunk`, as the Zarr v3 default key encoding names it."""
+        return f"{self.path}/c/{chunk}" + ("" if self.width is None else "/0")
+
+
+INDEX_ARRAYS: Mapping[Modality, ArraySpec] = {
+    Modality.STR: ArraySpec("str/residue", np.dtype("<i4"), -1),
+    Modality.FUNC: ArraySpec("func/field", np.dtype("u1"), 255),
+}
+"""What says where a row comes from; sequence rows are the residues in order and need none."""
+
+CLS_MODALITIES = (Modality.SEQ, Modality.FUNC)
+"""The modalities whose encoder has a special token."""
+
+COLUMNS = ("start", "length", "crc32c", "present")
+_COLUMN_DTYPES = {
+    "start": np.dtype("<i8"),
+    "length": np.dtype("<i4"),
+    "crc32c": np.dtype("<u4"),
+    "present": np.dtype("?"),
+}
+
+
+def column(modality: Modality, name: str) -> ArraySpec:
+    """The per-protein array `name` (one of `COLUMNS`) of a modality."""
+    return ArraySpec(f"{modality}/{name}", _COLUMN_DTYPES[name], False if name == "present" else 0)
+
+
+def unit_name(unit: int) -> str:
+    """A unit's number in file names; sorting names sorts units."""
+    return f"{unit:08d}"
+
+
+def ledger_file(unit: int) -> str:
+    """Where the ledger entry of `unit` is."""
+    return f"{LEDGER_FOLDER}/{unit_name(unit)}.json"
+
+
+def side_file(unit: int) -> str:
+    """Where `unit` keeps what it knows of its proteins."""
+    return f"{UNITS_FOLDER}/{unit_name(unit)}.safetensors"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of one store and how they are cut into files."""
+
+    shard_rows: int
+    chunk_rows: int
+    dtype: np.dtype[Any]
+    widths: dict[Modality, int]
+    num_proteins: int
+    num_units: int
+
+    @property
+    def chunks_per_shard(self) -> int:
+        """Inner chunks of a full shard."""
+        return self.shard_rows // self.chunk_rows
+
+    def used_chunks(self, rows: int) -> int:
+        """Inner chunks that a unit with `rows` rows fills, the last perhaps in part."""
+        return -(-rows // self.chunk_rows)
+
+    def features(self, modality: Modality) -> ArraySpec:
+        """The feature rows of a modality."""
+        fill = float("nan")
+        return ArraySpec(f"{modality}/features", self.dtype.newbyteorder("<"), fill, self.widths[modality])
+
+    def row_arrays(self, modality: Modality) -> list[ArraySpec]:
+        """The sharded arrays of a modality: its features, and its index array where it has one."""
+        index = INDEX_ARRAYS.get(modality)
+        return [self.features(modality)] if index is None else [self.features(modality), index]
+
+    def cls(self, modality: Modality) -> ArraySpec:
+        """The special-token rows of a modality, one row a protein."""
+        return ArraySpec(f"{modality}/cls", self.dtype.newbyteorder("<"), float("nan"), self.widths[modality])
+
+    def protein_arrays(self, modality: Modality) -> list[ArraySpec]:
+        """The per-protein arrays of a modality, which exist once the store is sealed."""
+        columns = [column(modality, name) for name in COLUMNS]
+        return [*columns, self.cls(modality)] if modality in CLS_MODALITIES else columns
+
+    def protein_chunk_rows(self, spec: ArraySpec) -> int:
+        """Rows of one chunk of a per-protein array."""
+        return min(self.num_proteins, COLUMN_ROWS if spec.width is None else CLS_ROWS)
+
+    def protein_files(self, spec: ArraySpec) -> list[str]:
+        """The files of a per-protein array, in order."""
+        return [spec.chunk_file(chunk) for chunk in range(-(-self.num_proteins // self.protein_chunk_rows(spec)))]
+
+    def unit_files(self, unit: int) -> Iterator[str]:
+        """Every file that unit may own: its shards and its side file."""
+        for modality in MODALITIES:
+            for spec in self.row_arrays(modality):
+                yield spec.chunk_file(unit)
+        yield side_file(unit)
+
+    def zarr_documents(self, *, sealed: bool) -> dict[str, bytes]:
+        """The bytes of every `zarr.json`, as zarr writes them; consolidated in the root once the store is sealed."""
+        import zarr
+        from zarr.storage import MemoryStore
+
+        documents: dict[str, Any] = {}
+        memory = MemoryStore(documents)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zarr warns that consolidated metadata of v3 is not in the core spec
+            group = zarr.create_group(memory, attributes={"amma": {"format": FORMAT, "version": VERSION}})
+            for modality in MODALITIES:
+                for spec in self.row_arrays(modality):
+                    self._create(group, spec, rows=self.num_units * self.shard_rows, sharded=True)
+                if sealed:
+                    for spec in self.protein_arrays(modality):
+                        self._create(group, spec, rows=self.num_proteins, sharded=False)
+            if sealed:
+                zarr.consolidate_metadata(memory)
+        return {key: buffer.to_bytes() for key, buffer in sorted(documents.items())}
+
+    def _create(self, group: Any, spec: ArraySpec, *, rows: int, sharded: bool) -> None:
+        chunk = self.chunk_rows if sharded else self.protein_chunk_rows(spec)
+        group.create_array(
+            spec.path,
+            shape=(rows, *spec.row_shape),
+            dtype=spec.dtype,
+            chunks=(chunk, *spec.row_shape),
+            shards=(self.shard_rows, *spec.row_shape) if sharded else None,
+            filters=None,
+            compressors=None,
+            fill_value=spec.fill,
+            config={"write_empty_chunks": False},
+        )
