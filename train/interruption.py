@@ -1,0 +1,26 @@
+"""Ask a run to stop: the first signal lets it finish its step and save, a second one ends it at once.
+
+Slurm sends SIGTERM before it takes a node away.
+"""
+
+from types import FrameType
+
+from amma.featurize.stopping import StopSignals
+from amma.manifests.console import say
+
+
+class Interruption(StopSignals):
+    """True once a signal came; it says so at once, and leaves the stopping to whoever asks."""
+
+    def __bool__(self) -> bool:
+        return self._received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number: 143 for SIGTERM, 130 for SIGINT; 0 without one."""
+        return 0 if self._received is None else 128 + self._received
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        super()._note(number, frame)
+        if self._received is not None:
+            say(f"{self._received.name}: finishing this step and saving; once more to stop at once")

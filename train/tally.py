@@ -1,0 +1,102 @@
+"""Sums over an epoch, from which its line in the log is made.
+
+They are part of a checkpoint, so that an epoch that was interrupted ends with the line it would have had.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from amma.manifests.table import MODALITIES, Modality
+
+Part = Literal["trained", "hidden", "visible"]
+"""Tokens that the loss counts, that the encoder did not see, that it saw."""
+
+
+class ErrorTally:
+    """Squared errors and over how many numbers they were summed, by modality and part."""
+
+    def __init__(self) -> None:
+        self._total: defaultdict[str, float] = defaultdict(float)
+        self._count: Counter[str] = Counter()
+
+    def add(self, modality: Modality, part: Part, total: float, count: int) -> None:
+        """Take in the sum of a batch."""
+        self._total[f"{modality}/{part}"] += total
+        self._count[f"{modality}/{part}"] += count
+
+    @property
+    def loss(self) -> float:
+        """Σ over modalities of the mean error of the counted tokens, as if all had been one batch."""
+        return sum(self.mean(modality, "trained") or 0.0 for modality in MODALITIES)
+
+    def mean(self, modality: Modality, *parts: Part) -> float | None:
+        """The mean squared error over the named parts; None where there was nothing."""
+        keys = [f"{modality}/{part}" for part in parts]
+        count = sum(self._count[key] for key in keys)
+        return sum(self._total[key] for key in keys) / count if count else None
+
+    def relative(self, of: "ErrorTally | Mapping[Modality, float]") -> dict[str, dict[str, float]]:
+        """By modality the error over all, hidden and visible tokens, divided by that of predicting the mean.
+
+        `of` is the tally of that prediction on the same tokens, or its expected error by modality.
+        """
+        parts: dict[str, tuple[Part, ...]] = {
+            "all": ("hidden", "visible"),
+            "hidden": ("hidden",),
+            "visible": ("visible",),
+        }
+        table: dict[str, dict[str, float]] = {}
+        for modality in MODALITIES:
+            for name, which in parts.items():
+                ours = self.mean(modality, *which)
+                theirs = of.mean(modality, *which) if isinstance(of, ErrorTally) else of.get(modality)
+                if ours is not None and theirs:
+                    table.setdefault(str(modality), {})[name] = ours / theirs
+        return table
+
+    def as_json(self) -> dict[str, list[int | float]]:
+        """Plain values; floats survive JSON to the bit."""
+        return {key: [self._total[key], self._count[key]] for key in sorted(self._count)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "ErrorTally":
+        """What `as_json` gave."""
+        tally = cls()
+        for key, (total, count) in values.items():
+            tally._total[key], tally._count[key] = total, count
+        return tally
+
+
+class EpochTally:
+    """What an epoch did: steps, errors, proteins drawn from each stream, tokens and how many of them were visible."""
+
+    def __init__(self) -> None:
+        self.errors = ErrorTally()
+        self.loss_total = 0.0
+        self.counts: Counter[str] = Counter()
+
+    def summary(self, baseline: Mapping[Modality, float]) -> dict[str, Any]:
+        """The quantities of the epoch's line in the log."""
+        counts = self.counts
+        tokens = {str(m): counts[f"tokens/{m}"] for m in MODALITIES if counts[f"proteins/{m}"]}
+        return {
+            "loss": self.loss_total / counts["steps"] if counts["steps"] else None,
+            "error": self.errors.relative(baseline),
+            "drawn": {key.removeprefix("stream/"): n for key, n in sorted(counts.items()) if key.startswith("stream/")},
+            "tokens": tokens,
+            "visible_per_protein": {m: counts[f"visible/{m}"] / counts[f"proteins/{m}"] for m in tokens},
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {"errors": self.errors.as_json(), "loss_total": self.loss_total, "counts": dict(self.counts)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "EpochTally":
+        """What `as_json` gave."""
+        tally = cls()
+        tally.errors = ErrorTally.from_json(values["errors"])
+        tally.loss_total = values["loss_total"]
+        tally.counts.update(values["counts"])
+        return tally
