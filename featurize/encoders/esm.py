@@ -9,7 +9,7 @@ Legend: B proteins, T tokens (BOS, residues, EOS, padding), L residues, D width.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import esm
 import numpy as np
@@ -26,6 +26,7 @@ from amma.featurize.encoders.weights import (
     fill_with_random_numbers,
     load_state,
     load_torch_file,
+    one_line,
     sha256_of_state,
 )
 from amma.manifests.errors import ConfigError, WeightsError
@@ -92,7 +93,7 @@ class EsmEncoder:
         layer: int | None = None,
         max_residues: int | None = None,
         device: str = "cpu",
-    ) -> Self:
+    ) -> "EsmEncoder":
         """Load a checkpoint as published by fair-esm (`.pt`); `WeightsError` if it is anything else."""
         loaded = load_torch_file(path, allowed=[argparse.Namespace])
         model, state = _upgrade(loaded)
@@ -121,7 +122,7 @@ class EsmEncoder:
         layer: int | None = None,
         max_residues: int | None = None,
         device: str = "cpu",
-    ) -> Self:
+    ) -> "EsmEncoder":
         """The same classes at any size with seeded random weights; torch's random state is left alone."""
         if width % (2 * heads):
             raise ConfigError(f"width must be a multiple of twice the number of heads ({heads}), got {width}.")
@@ -259,6 +260,6 @@ def _upgrade(loaded: LoadedFile) -> tuple[Any, dict[str, Tensor]]:
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{loaded.path}: not a checkpoint of ESM-1b or ESM-2 as fair-esm publishes them "
-            f"({type(error).__name__}: {error}). Give the .pt file from its official address."
+            f"({type(error).__name__}: {one_line(error)}). Give the .pt file from its official address."
         ) from error
     return model, state

@@ -8,6 +8,8 @@ from typing import Any
 from amma.featurize.encoders.device import resolve_device
 from amma.featurize.encoders.protocol import Encoder
 from amma.featurize.encoders.registry import EncoderSpec, Place, build_encoder, known_name
+from amma.manifests.errors import WeightsError
+from amma.manifests.known_weights import known_weights
 from amma.manifests.table import MODALITIES, Modality
 
 PRESETS: dict[str, dict[Modality, EncoderSpec]] = {
@@ -61,6 +63,7 @@ def build_encoders(
     """
     specs = {**known_name(preset, PRESETS, what="preset"), **(replaced or {})}
     where = resolve_device(device)
+    _find_all_weights(specs, weights)
     seq = build_encoder(specs[Modality.SEQ], Modality.SEQ, Place(weights, where))
     limit: int | None = getattr(seq, "max_residues", None)
     place = Place(weights, where, max_residues=limit)
@@ -70,3 +73,18 @@ def build_encoders(
         func=build_encoder(specs[Modality.FUNC], Modality.FUNC, place),
         max_residues=limit,
     )
+
+
+def _find_all_weights(specs: Mapping[Modality, EncoderSpec], folder: Path | None) -> None:
+    """Raise one `WeightsError` for everything that is missing, before gigabytes of what is there are read."""
+    from amma.featurize.encoders.weights import find_weights
+
+    missing = []
+    for spec in specs.values():
+        if spec.name in known_weights() and spec.options.get("file") is None:
+            try:
+                find_weights(known_weights()[spec.name], folder)
+            except WeightsError as error:
+                missing.append(str(error))
+    if missing:
+        raise WeightsError(" ".join(missing))

@@ -6,7 +6,7 @@ nothing about stores, plans or units.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -40,6 +40,7 @@ class Encoded:
     cls: Float32[np.ndarray, " width"] | None = None
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """A frozen encoder of one modality."""
 

@@ -6,10 +6,11 @@ Legend: B proteins, T tokens (with [CLS], [SEP] and padding), D width.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from amma.featurize.encoders.buckets import length_buckets
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
 from amma.featurize.encoders.tiny_vocabulary import tiny_vocabulary
-from amma.featurize.encoders.weights import fill_with_random_numbers, sha256_of_state
+from amma.featurize.encoders.weights import fill_with_random_numbers, one_line, sha256_of_state
 from amma.manifests.errors import ConfigError, WeightsError
 from amma.manifests.files import sha256_of_file
 from amma.manifests.settings import sha256_of_json
@@ -41,6 +42,9 @@ DECISIVE = (
     "max_position_embeddings",
 )
 """What a model's configuration says about its numbers, for the fingerprint."""
+
+VOCABULARY_PADDING = 128
+"""Models round the size of their vocabulary up to a multiple of at most this."""
 
 PROBE = ("Tyrosine-protein kinase (EC 2.7.10.2) [SEP] binds β-D-Ribose 5′-phosphate, naïve", "IL-2RA/CD25; 37 °C?")
 """Texts whose tokens show how a tokenizer treats case, accents, hyphens, digits and bracketed names of its tokens."""
@@ -86,15 +90,16 @@ class TextEncoder:
         absent = [token for token, index in special.items() if index is None]
         if absent:
             raise ConfigError(f"{name}: its tokenizer has no {', '.join(absent)}; choose a BERT-style encoder.")
-        if len(tokenizer) > int(config.vocab_size):
-            raise ConfigError(
-                f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {config.vocab_size}; "
-                "they do not belong together."
+        # transformers makes a tokenizer without a single word where the word list is absent, and says nothing.
+        if not 0 <= int(config.vocab_size) - len(tokenizer) < VOCABULARY_PADDING:
+            raise WeightsError(
+                f"{name}: the model knows {config.vocab_size} tokens, its tokenizer {len(tokenizer)}: the word list "
+                "(vocab.txt or tokenizer.json) is missing, cut short or another model's."
             )
         self._cls, self._sep, self._pad = special.values()
 
     @classmethod
-    def from_folder(cls, folder: Path, *, name: str | None = None, device: str = "cpu") -> Self:
+    def from_folder(cls, folder: Path, *, name: str | None = None, device: str = "cpu") -> "TextEncoder":
         """Load a model and its tokenizer from a Hugging Face folder, offline, without running code from it.
 
         Raises `WeightsError` if a file is missing or damaged, or if the weights leave part of the model unset.
@@ -104,28 +109,28 @@ class TextEncoder:
         if not (folder / "config.json").is_file():
             raise WeightsError(f"{folder}: not a Hugging Face model folder (it has no config.json).")
         weights = _weights_files(folder)
+        offline = {"local_files_only": True, "trust_remote_code": False}
         try:
-            offline = {"local_files_only": True, "trust_remote_code": False}
-            config = AutoConfig.from_pretrained(folder, **offline)
-            # The pooler on top of [CLS] belongs to BERT's pretraining, not to its features.
-            architecture: Any = MODEL_MAPPING[type(config)]
-            has_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
-            model, report = AutoModel.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=weights[0].name.endswith((".safetensors", ".safetensors.index.json")),
-                output_loading_info=True,
-                **offline,
-                **({"add_pooling_layer": False} if has_pooler else {}),
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, **offline)
+            with _quiet_transformers():
+                config = AutoConfig.from_pretrained(folder, **offline)
+                architecture: Any = MODEL_MAPPING[type(config)]
+                # The pooler on top of [CLS] belongs to BERT's pretraining, not to its features.
+                has_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
+                model, report = AutoModel.from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=torch.float32,
+                    use_safetensors=weights[0].name.endswith((".safetensors", ".safetensors.index.json")),
+                    output_loading_info=True,
+                    **offline,
+                    **({"add_pooling_layer": False} if has_pooler else {}),
+                )
+                tokenizer = AutoTokenizer.from_pretrained(folder, **offline)
         # transformers, tokenizers, safetensors and torch each have their own exceptions for a file they cannot read.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise WeightsError(
-                f"{folder}: cannot be loaded as a text encoder ({reason}). Nothing in it was run; get it again from "
-                "its official address."
+                f"{folder}: cannot be loaded as a text encoder ({one_line(error)}). No code in it was run; "
+                "get it again from its official address."
             ) from error
         missing = sorted(report["missing_keys"])
         if missing:
@@ -147,7 +152,7 @@ class TextEncoder:
         heads: int = 4,
         intermediate: int = 96,
         device: str = "cpu",
-    ) -> Self:
+    ) -> "TextEncoder":
         """BERT at any size with seeded random weights and a small tokenizer that ships with the package.
 
         Torch's random state is left alone.
@@ -278,6 +283,23 @@ class _Layout:
 
     tokens_T: Int64[np.ndarray, " T"]
     field_T: Int64[np.ndarray, " T"]
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' bars and its report of unused heads off the terminal: what matters becomes an error here."""
+    from transformers.utils import logging
+
+    console: Any = logging
+    verbosity, bar = console.get_verbosity(), console.is_progress_bar_enabled()
+    console.set_verbosity_error()
+    console.disable_progress_bar()
+    try:
+        yield
+    finally:
+        console.set_verbosity(verbosity)
+        if bar:
+            console.enable_progress_bar()
 
 
 def _weights_files(folder: Path) -> list[Path]:

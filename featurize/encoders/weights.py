@@ -7,6 +7,7 @@ official format needs. Nothing here downloads.
 import hashlib
 import os
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +82,16 @@ def load_torch_file(path: Path, *, allowed: Sequence[type] = ()) -> LoadedFile:
         with torch.serialization.safe_globals(list(allowed)):
             data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # Torch's own message advises to trust the file; only the name of what it asked for is of use.
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise WeightsError(
-            f"{path}: holds something other than weights, or is damaged; it was refused and nothing in it was run "
-            f"({_first_line(error)}). Get the file from its official address again."
+            f"{path}: holds something other than weights ({f'it asks for {asked[1]}' if asked else 'or is damaged'}); "
+            "it was refused and nothing in it was run. Get the file from its official address again."
         ) from error
     # What a hostile or cut file makes torch's reader raise is not one class: EOFError, KeyError, IndexError, …
     except Exception as error:
         raise WeightsError(
-            f"{path}: cannot be read as a torch file, it is probably cut short ({_first_line(error)}). "
+            f"{path}: cannot be read as a torch file, it is probably cut short ({one_line(error)}). "
             "Get it from its official address again."
         ) from error
     return LoadedFile(path, data, sha256)
@@ -145,5 +148,7 @@ def sha256_of_state(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, shortened and without terminal escapes; its class if it has none."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return "".join(character for character in first if character.isprintable())[:200]
