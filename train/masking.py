@@ -42,7 +42,7 @@ def draw_counts(rng: np.random.Generator, lengths: Mapping[Modality, int], confi
     present = [modality for modality in MODALITIES if lengths.get(modality, 0) > 0]
     if not present:
         return counts
-    # Drawn even when it changes nothing, so that dropout leaves the other numbers of a protein alone.
+    # The first number is drawn whatever the probability: a protein that keeps all modalities keeps its λ too.
     dropped = int(rng.integers(len(present))) if rng.random() < config.modality_dropout else None
     share = dict(zip(present, rng.dirichlet([config.alpha[MODALITIES.index(m)] for m in present]), strict=True))
     if dropped is not None and len(present) > 1:

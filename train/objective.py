@@ -29,7 +29,7 @@ class ErrorSum:
     @property
     def mean(self) -> float:
         """The mean squared error; 0 where nothing was counted. Waits for the device."""
-        return float(self.total) / self.count if self.count else 0.0
+        return float(self.total.detach()) / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)

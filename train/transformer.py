@@ -35,7 +35,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_TW: Float[Tensor, "T W"], offsets: Int64[Tensor, " offsets"]) -> Float[Tensor, "T W"]:
         """Each token from the tokens of its protein."""
-        query, key, value = self.query_key_value(x_TW).view(len(x_TW), 3, self.num_heads, -1).unbind(1)
+        num_tokens, width = x_TW.shape
+        split_T3HK = self.query_key_value(x_TW).view(num_tokens, 3, self.num_heads, width // self.num_heads)
+        query, key, value = split_T3HK.unbind(1)
         mixed_TW: Tensor = self.output(attend(query, key, value, offsets).flatten(1))
         return mixed_TW
 

@@ -1,0 +1,54 @@
+import torch
+from torch import nn
+
+from amma.train.transformer import Transformer
+
+
+def torch_twin(ours: Transformer, width: int, heads: int, ffn: int) -> nn.TransformerEncoder:
+    """torch's own pre-norm encoder with our weights."""
+    layer = nn.TransformerEncoderLayer(width, heads, ffn, 0.0, "gelu", batch_first=True, norm_first=True)
+    twin = nn.TransformerEncoder(layer, len(ours.layers), norm=nn.LayerNorm(width), enable_nested_tensor=False).double()
+    names = {
+        "attention.query_key_value.": "self_attn.in_proj_",
+        "attention.output.": "self_attn.out_proj.",
+        "attention_norm.": "norm1.",
+        "ffn_norm.": "norm2.",
+        "expand.": "linear1.",
+        "contract.": "linear2.",
+    }
+    state = {}
+    for name, tensor in ours.state_dict().items():
+        for mine, theirs in names.items():
+            name = name.replace(mine, theirs)
+        state[name] = tensor
+    twin.load_state_dict(state)
+    return twin
+
+
+def test_packed_layers_equal_torchs_encoder_protein_by_protein() -> None:
+    torch.manual_seed(0)
+    ours = Transformer(3, 16, 4, 32).double()
+    for parameter in ours.parameters():  # biases and norms too: at their initial values much would go unnoticed
+        nn.init.normal_(parameter, std=0.3)
+    twin = torch_twin(ours, 16, 4, 32)
+    lengths = [5, 0, 7, 5, 1]
+    x = torch.randn(sum(lengths), 16, dtype=torch.float64)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    packed = ours(x, offsets)
+    for start, length in zip(offsets.tolist(), lengths, strict=False):
+        if length:
+            alone = twin(x[None, start : start + length])[0]
+            torch.testing.assert_close(packed[start : start + length], alone, rtol=0, atol=1e-10)
+
+
+def test_queries_keys_and_values_start_as_three_square_maps() -> None:
+    torch.manual_seed(0)
+    weight = Transformer(1, 64, 4, 64).layers[0].attention.query_key_value.weight
+    bound = (6 / (64 + 64)) ** 0.5
+    for square in weight.chunk(3):
+        assert bound * 0.98 < square.abs().max() <= bound
+
+
+def test_no_rows_at_all_are_no_trouble() -> None:
+    empty = Transformer(2, 8, 2, 16)(torch.zeros(0, 8), torch.zeros(4, dtype=torch.int64))
+    assert empty.shape == (0, 8)
