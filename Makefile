@@ -1,0 +1,66 @@
+# Two commands do everything from a bare checkout: `make demo` and `make test`.
+# TORCH=skip keeps the torch that the base Python already has (GPU machines: install torch for your driver first).
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= pinned
+BIN := .venv/bin
+READY := .venv/ready
+
+ifeq ($(TORCH),skip)
+VENV_FLAGS := --system-site-packages
+TORCH_PIN := true
+else
+TORCH_PIN := $(BIN)/pip install --quiet --constraint .venv/constraints.txt torch
+endif
+
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help setup demo test test-slow check fix build clean
+
+help: ## Show what there is to make
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## Make the environment .venv and install everything into it
+
+$(READY): pyproject.toml setup.py constraints.txt
+	@rm -f $(READY)
+	$(PYTHON) -m venv $(VENV_FLAGS) .venv
+	@if [ "$(TORCH)" = skip ]; then grep -v '^torch==' constraints.txt; else cat constraints.txt; fi > .venv/constraints.txt
+	$(TORCH_PIN)
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+DEMO := demo
+demo: $(READY) ## Go the whole way on a synthetic proteome: files, features, pretraining, fine-tuning, report
+	rm -rf $(DEMO)
+	$(BIN)/amma-manifest toy $(DEMO)/data --proteins 240 --seed 1
+	$(BIN)/amma-manifest build --sequences $(DEMO)/data/sequences.fasta --structures $(DEMO)/data/structures \
+	  --descriptions $(DEMO)/data/descriptions.tsv $(DEMO)/proteins.parquet
+	$(BIN)/amma-featurize run $(DEMO)/proteins.parquet $(DEMO)/features.zarr --preset tiny
+	$(BIN)/amma-featurize verify $(DEMO)/features.zarr
+	cat $(DEMO)/data/valid.txt $(DEMO)/data/test.txt > $(DEMO)/held.txt
+	$(BIN)/amma-train pretrain $(DEMO)/features.zarr $(DEMO)/run --preset tiny --epochs 5 --exclude $(DEMO)/held.txt
+	$(BIN)/amma-eval function $(DEMO)/run $(DEMO)/features.zarr $(DEMO)/report --task ec-class \
+	  --labels $(DEMO)/data/ec.tsv --splits $(DEMO)/data
+
+test: $(READY) ## Run the tests (offline, no GPU)
+	$(BIN)/pytest -q
+
+test-slow: $(READY) ## Run the tests that take minutes
+	$(BIN)/pytest -q -m slow
+
+check: $(READY) ## Format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(READY) ## Format and repair what can be repaired
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+build: $(READY) ## Build sdist and wheel into dist/
+	rm -rf dist build
+	$(BIN)/python -m build
+
+clean: ## Remove everything that is made here
+	rm -rf .venv demo dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
