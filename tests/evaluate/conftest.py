@@ -1,10 +1,16 @@
-"""A report without a computation behind it, for what only shows reports."""
+"""A report without a computation behind it, and a store whose features tell the labels, with a checkpoint for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file as save_arrays
 
-from amma.evaluate.config import FinetuneConfig
+from amma.evaluate.config import FinetuneConfig, FunctionConfig
 from amma.evaluate.results import (
     CeilingFacts,
     Inputs,
@@ -19,6 +25,15 @@ from amma.evaluate.results import (
     TaskFacts,
     TrialRecord,
 )
+from amma.featurize.encoders.protocol import Encoded
+from amma.featurize.reader import FeatureStore
+from amma.featurize.writer import ProteinArrays, write_store
+from amma.manifests.table import Modality
+from amma.train.checkpoint import Checkpoints, Snapshot
+from amma.train.config import ModelConfig
+from amma.train.model import AMMA
+from amma.train.sequence_hash import sequence_hashes
+from amma.train.standardise import Moments
 
 
 def make_run(seed: int | None, fmax: float, aupr: float) -> Run:
@@ -116,3 +131,122 @@ def make_report() -> Callable[..., Report]:
         )
 
     return make
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A store whose features tell each protein's terms, and everything an evaluation of it needs on disk."""
+
+    store: Path
+    labels: Path
+    splits: Path
+    run: Path
+
+    def config(self, task: str = "ec", **finetune: Any) -> FunctionConfig:
+        values = {"head_lrs": (3e-3,), "num_seeds": 1, "max_epochs": 12, "patience": 4, **finetune}
+        if values.get("protocol") != "probe":
+            values = {"fusion_lrs": (1e-3,), **values}
+        return FunctionConfig.parse(
+            {
+                "checkpoint": str(self.run),
+                "store": str(self.store),
+                "labels": str(self.labels),
+                "splits": str(self.splits),
+                "task": task,
+                "finetune": values,
+            },
+            source="test",
+        )
+
+
+TERMS = ("1.1.1.1", "1.1.1.2", "2.7.1.-", "3.4.21.4", "5.3.1.9")
+SEEN_ONLY_IN_TEST = "6.1.1.1"
+
+
+def planted_proteins(rng: np.random.Generator, number: int) -> Iterator[tuple[ProteinArrays, list[str]]]:
+    """Each protein has one or two terms; each term shifts the features of sequence and structure its own way."""
+    direction = {modality: rng.normal(size=(len(TERMS), width)) for modality, width in PLANTED_WIDTHS.items()}
+    for n in range(number):
+        chosen = rng.choice(len(TERMS), size=1 + (n % 3 == 0), replace=False)
+        length = int(rng.integers(4, 13))
+        structured = np.flatnonzero(rng.random(length) < 0.9).astype(np.int32)
+        features = {
+            modality: Encoded(
+                (rng.normal(size=(rows, width)) + direction[modality][chosen].sum(axis=0)).astype(np.float32),
+                index,
+                None if modality is Modality.STR else np.zeros(width, np.float32),
+            )
+            for modality, width, rows, index in (
+                (Modality.SEQ, PLANTED_WIDTHS[Modality.SEQ], length, None),
+                (Modality.STR, PLANTED_WIDTHS[Modality.STR], len(structured), structured),
+                (Modality.FUNC, PLANTED_WIDTHS[Modality.FUNC], 3, np.zeros(3, np.int32)),
+            )
+            if not (modality is Modality.STR and (n % 7 == 0 or not len(structured)))  # some have no structure
+        }
+        sequence = "".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), size=length))
+        yield ProteinArrays(f"P{n:03d}", sequence, features), [TERMS[term] for term in chosen]
+
+
+PLANTED_WIDTHS = {Modality.SEQ: 8, Modality.STR: 12, Modality.FUNC: 6}
+PLANTED_MODEL = ModelConfig(
+    width=16, ffn=32, num_fusion_layers=2, num_heads=2, decoder_width=16, decoder_ffn=32, num_decoder_heads=2
+)
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """160 proteins: 96 train, 32 valid, 32 test. The last test protein has a term of its own, one has no label, one
+    is outside the label table, and one is labelled but not in the store."""
+    folder = tmp_path_factory.mktemp("planted")
+    proteins = list(planted_proteins(np.random.default_rng(0), 160))
+    write_store(
+        folder / "store.zarr",
+        [arrays for arrays, _ in proteins],
+        widths=PLANTED_WIDTHS,
+        fingerprint={"seq": {"encoder": "planted", "layer": 1}, "str": {"encoder": "planted"}},
+        random_weights=True,
+    )
+    terms = {arrays.id: list(of) for arrays, of in proteins}
+    terms["P159"].append(SEEN_ONLY_IN_TEST)
+    terms["P158"] = []
+    del terms["P157"]
+    terms["absent"] = [TERMS[0]]
+    rows = [f"{name}\t{','.join(of)}\t{','.join(sorted({term[0] for term in of}))}" for name, of in terms.items()]
+    (folder / "ec.tsv").write_text("\n".join(["id\tec\tec_class", *rows]) + "\n")
+    ids = [arrays.id for arrays, _ in proteins]
+    (folder / "splits").mkdir()
+    for name, members in {"train": ids[:96], "valid": ids[96:128], "test": [*ids[128:], "absent"]}.items():
+        (folder / "splits" / f"{name}.txt").write_text("\n".join(members) + "\n")
+    return Planted(folder / "store.zarr", folder / "ec.tsv", folder / "splits", write_run(folder))
+
+
+@pytest.fixture
+def proteins() -> list[ProteinArrays]:
+    """Some proteins for another store."""
+    return [arrays for arrays, _ in planted_proteins(np.random.default_rng(1), 4)]
+
+
+def write_run(folder: Path) -> Path:
+    """A run folder with one checkpoint: seeded weights, and the standardisation of the whole store."""
+    torch.manual_seed(7)
+    model = AMMA(PLANTED_MODEL, PLANTED_WIDTHS)
+    with FeatureStore(folder / "store.zarr") as store:
+        for modality, width in PLANTED_WIDTHS.items():
+            moments = Moments(width)
+            for protein in np.flatnonzero(store.present(modality)):
+                moments.update(store.read(modality, int(protein)).features)
+            model.standardiser.fit(modality, moments)
+        hashes = np.sort(sequence_hashes(store.sequences()[store.row_of(f"P{n:03d}")] for n in (0, 1, 130)))
+        state = {
+            "step": 12,
+            "config": {"model": PLANTED_MODEL.model_dump(mode="json")},
+            "widths": {str(modality): width for modality, width in PLANTED_WIDTHS.items()},
+            "inputs": {"fingerprint": store.fingerprint, "root_hashes": [store.root_hash]},
+            "random_weights": True,
+        }
+    run = folder / "run"
+    run.mkdir()
+    save_arrays({"hashes": hashes}, run / "seen.safetensors")
+    snapshot = Snapshot(state, {name: value.contiguous() for name, value in model.state_dict().items()}, {})
+    Checkpoints(run).save(snapshot, seen=run / "seen.safetensors", best=True)
+    return run

@@ -1,0 +1,104 @@
+"""`amma-eval`: score a pretrained model on a task and write a report."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from amma.evaluate.config import FunctionConfig, Protocol, Readout, TaskName
+from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app, say
+
+app = new_app("Score a pretrained model on a task, beside its controls, and write a report.")
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep `function` a command of its own while it is the only one."""
+
+
+@app.command()
+def function(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder of amma-train (its best checkpoint), or one step.")],
+    store: Annotated[Path, typer.Argument(help="A sealed feature store made with the same encoders.")],
+    report_dir: Annotated[Path, typer.Argument(help="Folder for the report; new or empty.")],
+    task: Annotated[TaskName, typer.Option(help="What to predict.")],
+    labels: Annotated[Path, typer.Option(help="Label table, TSV with columns id, ec, ec_class.")],
+    splits: Annotated[Path, typer.Option(help="Folder with train.txt, valid.txt and test.txt, one id a line.")],
+    protocol: Annotated[Protocol, typer.Option(help="Tune fusion encoder and head, or the head alone.")] = (
+        Protocol.FUSION
+    ),
+    readout: Annotated[Readout, typer.Option(help="How residues become one vector.")] = Readout.MEAN,
+    seeds: Annotated[int, typer.Option(min=1, help="Tunings to average over.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="At most so many passes over the training split.")] = 50,
+    patience: Annotated[int, typer.Option(min=1, help="Stop after so many without a better validation Fmax.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Proteins in a step.")] = 32,
+    fusion_lr: Annotated[
+        list[float] | None,
+        typer.Option(help="Learning rate of the fusion encoder; repeat to try several. [default: 1e-5 and 1e-4]"),
+    ] = None,
+    head_lr: Annotated[
+        list[float] | None,
+        typer.Option(help="Learning rate of the head; repeat to try several. [default: 1e-4 and 1e-3]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in REPORT_DIR.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Predict EC numbers: tune a checkpoint on a task, compare with the same model untrained and label frequency."""
+    finetune: dict[str, Any] = {
+        "protocol": protocol,
+        "readout": readout,
+        "num_seeds": seeds,
+        "max_epochs": epochs,
+        "patience": patience,
+        "batch_size": batch_size,
+    }
+    # An empty tuple is what the configuration calls "not tuned"; only what was really given is passed on.
+    finetune |= {"fusion_lrs": tuple(fusion_lr)} if fusion_lr else {}
+    finetune |= {"head_lrs": tuple(head_lr)} if head_lr else {}
+
+    from amma.evaluate.folder import check_folder, write_folder
+    from amma.evaluate.function import evaluate_function, open_subject
+    from amma.evaluate.summary import plan_lines, result_lines
+    from amma.train.arithmetic import find_device
+
+    config = FunctionConfig.parse(
+        {
+            "checkpoint": str(checkpoint),
+            "store": str(store),
+            "labels": str(labels),
+            "splits": str(splits),
+            "task": task,
+            "finetune": finetune,
+            "device": str(find_device(device)),
+        },
+        source="the command line",
+    )
+    check_folder(report_dir, overwrite=overwrite)
+    subject = open_subject(config)
+    for line in plan_lines(config, subject):
+        say(line)
+    if dry_run:
+        say(f"dry run: nothing was computed; the report would go to {report_dir}")
+        return
+    evaluation = evaluate_function(config, subject, threads=threads)
+    page = write_folder(report_dir, evaluation, config)
+    if as_json:
+        print_json(evaluation.report.model_dump(mode="json"))
+        say(f"report: {page}")
+    else:
+        for line in result_lines(evaluation.report):
+            print(line)
+        print(f"report: {page}")
+
+
+def main() -> None:
+    """Entry point of `amma-eval`."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

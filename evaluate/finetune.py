@@ -1,0 +1,184 @@
+"""Tune a head, and the fusion encoder with it if the protocol says so, on the training split of a task.
+
+Whatever is chosen is chosen on the validation split; the test split is not touched here.
+
+Shapes: B proteins of a batch, N proteins of a split, D fusion width, K terms.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from amma.evaluate.config import FinetuneConfig, Protocol, Rates
+from amma.evaluate.head import Head
+from amma.evaluate.metrics import fmax
+from amma.evaluate.readout import represent
+from amma.evaluate.tasks import Split, Task
+from amma.featurize.reader import FeatureStore
+from amma.manifests.errors import LossError
+from amma.train.masking import generator_for
+from amma.train.model import AMMA
+
+Vectors = Callable[[Int64[np.ndarray, " B"]], Float[Tensor, "B D"]]
+"""From numbers of proteins within a split to their representations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every tuning of an evaluation shares."""
+
+    store: FeatureStore
+    task: Task
+    config: FinetuneConfig
+    device: torch.device
+
+    def vectors(self, model: AMMA, split: Split) -> Vectors:
+        """Representations of a split: computed anew for every batch, or once and for all if the model is frozen."""
+        config = self.config
+        if config.protocol is Protocol.FUSION:
+            return lambda places: represent(model, self.store, split.rows[places], config.readout, device=self.device)
+        fixed_ND = self.representations(model, split)
+        return lambda places: fixed_ND[torch.from_numpy(places).to(self.device)]
+
+    @torch.no_grad()
+    def representations(self, model: AMMA, split: Split) -> Float[Tensor, "N D"]:
+        """The representations of a whole split, batch by batch, without gradients."""
+        return torch.cat(
+            [
+                represent(model, self.store, rows, self.config.readout, device=self.device)
+                for rows in np.array_split(split.rows, -(-len(split.rows) // self.config.batch_size))
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One pass over the training split, and how the validation split fares after it."""
+
+    train_loss: float
+    valid_loss: float
+    valid_fmax: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What epochs are compared by: Fmax, then the loss."""
+        return (self.valid_fmax, -self.valid_loss)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A tuned model, at its best epoch (numbered from 1)."""
+
+    model: AMMA
+    head: Head
+    rates: Rates
+    seed: int
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch whose weights these are."""
+        return self.epochs[self.best_epoch - 1]
+
+
+def tune(
+    start: AMMA,
+    bench: Bench,
+    rates: Rates,
+    seed: int,
+    *,
+    train: Vectors | None = None,
+    valid: Vectors | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Fit:
+    """Tune from `start`, which stays as it is, and keep the weights of the best validation epoch.
+
+    `train` and `valid` may bring representations that were computed before (frozen model). The result depends on
+    the arguments alone: the head's weights are drawn from `seed`, the order of proteins from (seed, epoch). Raises
+    `LossError` if the loss is no longer finite.
+    """
+    config, task = bench.config, bench.task
+    tuned = config.protocol is Protocol.FUSION
+    model = copy.deepcopy(start) if tuned else start
+    head = _new_head(start, bench, seed, train)
+    train = train or bench.vectors(model, task.train)
+    valid = valid or bench.vectors(model, task.valid)
+    groups = [{"params": list(head.parameters()), "lr": rates.head}]
+    if tuned:
+        groups.append({"params": list(model.fusion_parameters()), "lr": rates.fusion})
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
+    target_NK = torch.from_numpy(task.train.target_NK).to(bench.device, torch.float32)
+    epochs: list[Epoch] = []
+    best_epoch, best_weights = 0, []
+    while len(epochs) < config.max_epochs and len(epochs) - best_epoch < config.patience:
+        total = 0.0
+        order = generator_for(seed, len(epochs)).permutation(len(task.train.ids))
+        for places in np.split(order, range(config.batch_size, len(order), config.batch_size)):
+            logits_BK = head(train(places))
+            loss = binary_cross_entropy_with_logits(logits_BK, target_NK[torch.from_numpy(places).to(bench.device)])
+            if not bool(loss.isfinite()):
+                raise LossError(
+                    f"the loss is not finite in epoch {len(epochs) + 1} (learning rates {rates}, seed {seed}). "
+                    "Try lower ones with --fusion-lr and --head-lr."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += float(loss.detach()) * len(places)
+        epochs.append(_validated(total / len(order), head, valid, bench))
+        if best_epoch == 0 or epochs[-1].rank > epochs[best_epoch - 1].rank:
+            best_epoch = len(epochs)
+            best_weights = [parameter.detach().clone() for parameter in parameters]
+        advance(1)
+    advance(config.max_epochs - len(epochs))
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for parameter, weight in zip(parameters, best_weights, strict=True):
+            parameter.copy_(weight)
+    return Fit(model, head, rates, seed, tuple(epochs), best_epoch)
+
+
+def predict(fit: Fit, bench: Bench, split: Split) -> Float32[np.ndarray, "N K"]:
+    """Probability of each term for each protein of a split."""
+    return _probabilities(_logits(fit.head, bench.vectors(fit.model, split), split, bench))
+
+
+def _new_head(start: AMMA, bench: Bench, seed: int, train: Vectors | None) -> Head:
+    split = bench.task.train
+    places = np.arange(len(split.ids))
+    with torch.no_grad():
+        representation_ND = train(places) if train else bench.representations(start, split)
+    # The global generator is put back: a caller's own random numbers are not disturbed.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Head(representation_ND.cpu(), torch.from_numpy(split.target_NK)).to(bench.device)
+
+
+def _validated(train_loss: float, head: Head, valid: Vectors, bench: Bench) -> Epoch:
+    split = bench.task.valid
+    logits_NK = _logits(head, valid, split, bench)
+    loss = binary_cross_entropy_with_logits(logits_NK, torch.from_numpy(split.target_NK).float())
+    score_NK = _probabilities(logits_NK).astype(np.float64)
+    return Epoch(train_loss, float(loss), fmax(score_NK, split.target_NK).value)
+
+
+@torch.no_grad()
+def _logits(head: Head, vectors: Vectors, split: Split, bench: Bench) -> Float32[Tensor, "N K"]:
+    blocks: Sequence[np.ndarray] = np.array_split(
+        np.arange(len(split.ids)), -(-len(split.ids) // bench.config.batch_size)
+    )
+    return torch.cat([head(vectors(places)).float().cpu() for places in blocks])
+
+
+def _probabilities(logits_NK: Float32[Tensor, "N K"]) -> Float32[np.ndarray, "N K"]:
+    """Sigmoid, worked out in float64: in float32 it would tie logits that differ."""
+    probability_NK: np.ndarray = logits_NK.double().sigmoid().float().numpy()
+    return probability_NK

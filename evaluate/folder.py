@@ -1,0 +1,40 @@
+"""The folder of a report: `report.html`, `report.json`, `predictions.parquet`, `config.json`."""
+
+from pathlib import Path
+
+from amma.evaluate.config import FunctionConfig
+from amma.evaluate.function import Evaluation, prediction_blocks
+from amma.evaluate.predictions import write_predictions
+from amma.evaluate.report import render_html
+from amma.manifests.errors import UsageError
+from amma.manifests.files import TEMPORARY_SUFFIX, write_atomically, write_json_atomically
+
+HTML, JSON, PREDICTIONS, CONFIG = "report.html", "report.json", "predictions.parquet", "config.json"
+FILES = (HTML, JSON, PREDICTIONS, CONFIG)
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Raise `UsageError` if `folder` cannot take a report: it holds something, and is not a report to overwrite."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; REPORT_DIR is a folder that the report is written to.")
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    held = {name for name in held if not name.endswith(TEMPORARY_SUFFIX)}
+    strangers = sorted(held - set(FILES))
+    if strangers:
+        raise UsageError(
+            f"{folder} holds something that is not a report ({strangers[0]!r}); give a new folder, or an empty one."
+        )
+    if held and not overwrite:
+        raise UsageError(f"{folder} already holds a report. Pass --overwrite to replace it, or give a new folder.")
+
+
+def write_folder(folder: Path, evaluation: Evaluation, config: FunctionConfig) -> Path:
+    """Write everything, the page last; gives its path. An older report is removed first, never mixed with this one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in reversed(FILES):
+        (folder / name).unlink(missing_ok=True)
+    write_json_atomically(folder / CONFIG, config.model_dump(mode="json"))
+    write_predictions(folder / PREDICTIONS, evaluation.task.terms, prediction_blocks(evaluation))
+    write_json_atomically(folder / JSON, evaluation.report.model_dump(mode="json"))
+    write_atomically(folder / HTML, render_html(evaluation.report).encode())
+    return folder / HTML

@@ -1,0 +1,272 @@
+"""Function prediction from end to end: read a task, tune and score every row of the table, write the report.
+
+Shapes: N proteins of the test split, K terms.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+
+from amma.evaluate.config import FunctionConfig
+from amma.evaluate.controls import ceiling, label_frequency, untrained_models
+from amma.evaluate.finetune import Bench
+from amma.evaluate.metrics import aupr, f_at, fmax, pair_curve
+from amma.evaluate.protocol import Outcome, SeedRun, num_epochs_at_most, run_protocol
+from amma.evaluate.results import (
+    CeilingFacts,
+    Inputs,
+    Leakage,
+    PrCurve,
+    Provenance,
+    Report,
+    Row,
+    Run,
+    SplitFacts,
+    Summary,
+    TaskFacts,
+    TrialRecord,
+    finite,
+)
+from amma.evaluate.tasks import Split, Task, read_task
+from amma.featurize.fingerprint import differences
+from amma.featurize.reader import FeatureStore
+from amma.manifests.console import progress, say
+from amma.manifests.errors import FingerprintError
+from amma.manifests.files import sha256_of_file
+from amma.manifests.labels import SPLITS
+from amma.manifests.table import Modality
+from amma.train.arithmetic import arithmetic
+from amma.train.checkpoint import LoadedModel, load_model
+from amma.train.model import AMMA
+from amma.train.sequence_hash import sequence_hashes
+
+POINTS_PER_CURVE = 400
+PACKAGES = ("amma", "numpy", "torch", "plotly", "pyarrow", "pydantic", "scikit-learn")
+
+MEANINGS = {
+    "trained": "the given checkpoint, then tuned on the task",
+    "untrained": "the same architecture with fresh weights for each seed, the same tuning",
+    "label frequency": "how often each term occurs in training, as the score of every protein",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a checkpoint, a store of the same encoders, and a task on its proteins."""
+
+    trained: LoadedModel
+    store: FeatureStore
+    task: Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The report, and the trained model's scores it was computed from."""
+
+    report: Report
+    task: Task
+    runs: tuple[SeedRun, ...]
+
+
+def open_subject(config: FunctionConfig) -> Subject:
+    """Open and check all inputs, without computing anything.
+
+    Raises `FingerprintError` naming each field in which the store's encoders differ from those of pretraining.
+    """
+    store = FeatureStore(Path(config.store))
+    trained = load_model(Path(config.checkpoint), device=config.device)
+    different = differences(trained.store_fingerprint, store.fingerprint)
+    if different:
+        raise FingerprintError(
+            f"{config.store} was not written with the encoders that {trained.path} was trained on (training -> store): "
+            f"{'; '.join(different)}. Featurize these proteins with the settings of the pretraining store."
+        )
+    task = read_task(config.task, store, labels=Path(config.labels), splits=Path(config.splits))
+    return Subject(trained, store, task)
+
+
+def evaluate_function(config: FunctionConfig, subject: Subject, *, threads: int | None = None) -> Evaluation:
+    """Fine-tune, score and compare: the trained model, the same model untrained, and label frequency.
+
+    Deterministic: the same numbers for the same inputs, device, number of threads and library versions.
+    """
+    with arithmetic(threads, torch.device(config.device)):
+        return _evaluate(config, subject)
+
+
+def _evaluate(config: FunctionConfig, subject: Subject) -> Evaluation:
+    started = time.monotonic()
+    trained, store, task = subject.trained, subject.store, subject.task
+    bench = Bench(store, task, config.finetune, torch.device(config.device))
+    starts: dict[str, Callable[[int], AMMA]] = {
+        "trained": lambda seed: trained.model,
+        "untrained": untrained_models(trained),
+    }
+    outcomes: dict[str, Outcome] = {}
+    with progress("fine-tuning", len(starts) * num_epochs_at_most(config.finetune), unit="epochs") as advance:
+        for name, start in starts.items():
+            outcomes[name] = run_protocol(start, bench, advance=advance, tell=partial(_tell, name))
+    rows = (*(_tuned_row(name, outcome, task) for name, outcome in outcomes.items()), _frequency_row(task))
+    report = Report(
+        task=_task_facts(task, store),
+        config=config.finetune,
+        inputs=_inputs(config, subject),
+        rows=rows,
+        leakage=_leakage(subject),
+        provenance=_provenance(config, trained, time.monotonic() - started),
+    )
+    return Evaluation(report, task, outcomes["trained"].runs)
+
+
+def _tell(name: str, line: str) -> None:
+    say(f"{name}: {line}")
+
+
+def prediction_blocks(evaluation: Evaluation) -> Iterator[tuple[str, int, Split, Float32[np.ndarray, "N K"]]]:
+    """The trained model's probabilities as (split, seed, proteins, scores), in the order of `predictions.parquet`."""
+    for name in ("test", "valid"):
+        for run in evaluation.runs:
+            scores = run.test_NK if name == "test" else run.valid_VK
+            yield name, run.trial.seed, evaluation.task.split(name), scores
+
+
+def _tuned_row(name: str, outcome: Outcome, task: Task) -> Row:
+    runs = [_run(task, run.valid_VK, run.test_NK, run) for run in outcome.runs]
+    trials = [
+        TrialRecord(
+            fusion_lr=trial.rates.fusion,
+            head_lr=trial.rates.head,
+            valid_fmax=trial.valid_fmax,
+            best_epoch=trial.best_epoch,
+            num_epochs=trial.num_epochs,
+        )
+        for trial in outcome.trials
+    ]
+    return _row(name, runs, trials)
+
+
+def _frequency_row(task: Task) -> Row:
+    scores = label_frequency(task, task.valid), label_frequency(task, task.test)
+    return _row("label frequency", [_run(task, *scores, None)], [])
+
+
+def _row(name: str, runs: Sequence[Run], trials: Sequence[TrialRecord]) -> Row:
+    return Row.model_validate(
+        {
+            "name": name,
+            "meaning": MEANINGS[name],
+            "fmax": Summary.of([run.fmax for run in runs]),
+            "aupr": Summary.of([run.aupr for run in runs]),
+            "f_at_threshold": Summary.of([run.f_at_threshold for run in runs]),
+            "trials": tuple(trials),
+            "runs": tuple(runs),
+        }
+    )
+
+
+def _run(
+    task: Task, valid_VK: Float32[np.ndarray, "V K"], test_NK: Float32[np.ndarray, "N K"], tuned: SeedRun | None
+) -> Run:
+    # The metrics see the very numbers that predictions.parquet holds.
+    valid_VK, test_NK = valid_VK.astype(np.float64), test_NK.astype(np.float64)
+    on_valid = fmax(valid_VK, task.valid.target_NK)
+    target_NK = task.test.target_NK
+    best = fmax(test_NK, target_NK)
+    return Run(
+        seed=tuned.trial.seed if tuned else None,
+        fusion_lr=tuned.trial.rates.fusion if tuned else None,
+        head_lr=tuned.trial.rates.head if tuned else None,
+        num_epochs=tuned.trial.num_epochs if tuned else None,
+        best_epoch=tuned.trial.best_epoch if tuned else None,
+        valid_fmax=on_valid.value,
+        threshold=finite(on_valid.threshold),
+        fmax=best.value,
+        fmax_threshold=finite(best.threshold),
+        precision=best.precision,
+        recall=best.recall,
+        aupr=aupr(test_NK, target_NK),
+        f_at_threshold=f_at(test_NK, target_NK, on_valid.threshold),
+        curve=_curve(test_NK, target_NK),
+    )
+
+
+def _curve(score_NK: np.ndarray, target_NK: Bool[np.ndarray, "N K"]) -> PrCurve:
+    curve = pair_curve(score_NK, target_NK)
+    num_points = len(curve.recall)
+    keep = np.unique(np.linspace(0, num_points - 1, min(num_points, POINTS_PER_CURVE)).round().astype(int))
+    return PrCurve(
+        recall=tuple(curve.recall[keep].round(6).tolist()), precision=tuple(curve.precision[keep].round(6).tolist())
+    )
+
+
+def _task_facts(task: Task, store: FeatureStore) -> TaskFacts:
+    return TaskFacts(
+        name=task.name,
+        num_terms=len(task.terms),
+        train=_split_facts(task.train, store),
+        valid=_split_facts(task.valid, store),
+        test=_split_facts(task.test, store),
+        ceiling=CeilingFacts(**asdict(ceiling(task, task.test))),
+    )
+
+
+def _split_facts(split: Split, store: FeatureStore) -> SplitFacts:
+    return SplitFacts(
+        num_proteins=len(split.ids),
+        num_unlabelled=split.num_unlabelled,
+        num_pairs=int(split.target_NK.sum()),
+        num_terms=int(split.target_NK.any(axis=0).sum()),
+        num_unknown=split.num_unknown,
+        num_without_sequence=int((store.length(Modality.SEQ)[split.rows] == 0).sum()),
+        num_without_structure=int((store.length(Modality.STR)[split.rows] == 0).sum()),
+        missing=split.missing,
+    )
+
+
+def _leakage(subject: Subject) -> Leakage:
+    test = subject.task.test
+    sequences = subject.store.sequences()
+    hashes = sequence_hashes(sequences[row] for row in test.rows)
+    seen = np.isin(hashes, subject.trained.seen)
+    return Leakage(
+        num_test=len(test.ids),
+        num_seen=int(seen.sum()),
+        seen=tuple(identifier for identifier, was_seen in zip(test.ids, seen, strict=True) if was_seen),
+    )
+
+
+def _inputs(config: FunctionConfig, subject: Subject) -> Inputs:
+    state = subject.trained.state
+    return Inputs(
+        checkpoint_step=state["step"],
+        checkpoint_sha256=state["files"]["model.safetensors"]["sha256"],
+        pretraining_stores=tuple(subject.trained.root_hashes),
+        store_root_hash=subject.store.root_hash,
+        labels_sha256=sha256_of_file(Path(config.labels)),
+        splits_sha256={name: sha256_of_file(Path(config.splits) / f"{name}.txt") for name in SPLITS},
+        random_encoders=subject.store.random_weights or subject.trained.random_weights,
+    )
+
+
+def _provenance(config: FunctionConfig, trained: LoadedModel, seconds: float) -> Provenance:
+    return Provenance(
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 1),
+        versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        platform=platform.platform(),
+        device=config.device,
+        threads=torch.get_num_threads(),
+        checkpoint=str(trained.path),
+        store=config.store,
+        labels=config.labels,
+        splits=config.splits,
+    )

@@ -1,0 +1,66 @@
+"""A report and its plan as lines for a terminal."""
+
+from collections.abc import Sequence
+
+from amma.evaluate.config import FunctionConfig
+from amma.evaluate.function import Subject
+from amma.evaluate.results import Report, Summary
+from amma.manifests.labels import SPLITS
+
+
+def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
+    """What will be computed: proteins, terms, tunings; and what was left out."""
+    task, finetune = subject.task, config.finetune
+    lines = [f"task {task.name}: {len(task.terms)} terms, checkpoint {subject.trained.path}"]
+    for name in SPLITS:
+        split = task.split(name)
+        lines.append(
+            f"{name}: {len(split.ids)} proteins ({split.num_unlabelled} without a label), "
+            f"{split.num_unknown} outside the label table, {len(split.missing)} labelled but not in the store"
+        )
+        if split.missing:
+            shown = ", ".join(repr(identifier) for identifier in split.missing[:5])
+            lines.append(f"  not in the store: {shown}{', …' if len(split.missing) > 5 else ''}")
+    tunings = len(finetune.grid) + finetune.num_seeds - 1
+    lines.append(
+        f"protocol {finetune.protocol}, readout {finetune.readout}: {tunings} tunings of at most "
+        f"{finetune.max_epochs} epochs for the trained and for the untrained model"
+    )
+    if subject.store.random_weights:
+        lines.append("random encoders: these features show that the pipeline runs, not what the method can do")
+    return lines
+
+
+def result_lines(report: Report) -> list[str]:
+    """The table of a report, and what to know when reading it."""
+    test = report.task.test
+    cells = [["model", "Fmax", "AUPR", "F at validation threshold"]]
+    cells += [[row.name, _figures(row.fmax), _figures(row.aupr), _figures(row.f_at_threshold)] for row in report.rows]
+    lines = [
+        f"{report.task.name}, protocol {report.config.protocol}: {test.num_proteins} test proteins "
+        f"({test.num_unlabelled} without a label), {report.task.num_terms} terms, {test.num_pairs} labels, "
+        f"{_seeds(report.config.num_seeds)}",
+        "",
+        *_aligned(cells),
+        "",
+        f"ceiling from labels unseen in training: Fmax {report.task.ceiling.fmax:.3f}, "
+        f"AUPR {report.task.ceiling.aupr:.3f}",
+        f"test proteins whose sequence was in pretraining: {report.leakage.num_seen} of {report.leakage.num_test}",
+    ]
+    if report.inputs.random_encoders:
+        lines.append("random encoders: these figures show that the pipeline runs, not what the method can do")
+    return lines
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def _figures(summary: Summary) -> str:
+    return f"{summary.mean:.4f}" if summary.sd is None else f"{summary.mean:.4f} ± {summary.sd:.4f}"
+
+
+def _seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"mean ± sd of {number} seeds"

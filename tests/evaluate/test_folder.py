@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from amma.evaluate.config import FunctionConfig
+from amma.evaluate.folder import FILES, check_folder, write_folder
+from amma.evaluate.function import Evaluation, evaluate_function, open_subject
+from amma.evaluate.metrics import aupr, fmax
+from amma.evaluate.results import Report
+from amma.manifests.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def config(planted) -> FunctionConfig:
+    return planted.config(protocol="probe", num_seeds=2, max_epochs=3)
+
+
+@pytest.fixture(scope="module")
+def evaluation(config: FunctionConfig) -> Evaluation:
+    return evaluate_function(config, open_subject(config), threads=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, config: FunctionConfig, evaluation: Evaluation) -> Path:
+    folder = tmp_path_factory.mktemp("reports") / "deep" / "report"
+    check_folder(folder, overwrite=False)
+    page = write_folder(folder, evaluation, config)
+    assert page == folder / "report.html"
+    return folder
+
+
+def test_the_folder_holds_the_four_files_and_nothing_else(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == set(FILES)
+
+
+def test_report_and_configuration_can_be_read_back(
+    folder: Path, config: FunctionConfig, evaluation: Evaluation
+) -> None:
+    assert Report.model_validate_json((folder / "report.json").read_text()) == evaluation.report
+    assert FunctionConfig.model_validate_json((folder / "config.json").read_text()) == config
+
+
+def test_the_figures_follow_from_the_predictions_alone(folder: Path, evaluation: Evaluation) -> None:
+    rows = pq.read_table(folder / "predictions.parquet").to_pandas()
+    assert list(rows.columns) == ["id", "split", "seed", "term", "score", "target"]
+    for run in evaluation.report.row("trained").runs:
+        test = rows[(rows.split == "test") & (rows.seed == run.seed)]
+        wide = {name: test.pivot(index="id", columns="term", values=name).to_numpy() for name in ("score", "target")}
+        score, target = wide["score"].astype(np.float64), wide["target"].astype(bool)
+        assert score.shape == (31, 6)
+        assert fmax(score, target).value == run.fmax
+        assert aupr(score, target) == run.aupr
+
+
+def test_predictions_are_sorted_and_complete(folder: Path, evaluation: Evaluation) -> None:
+    table = pq.read_table(folder / "predictions.parquet")
+    header = json.loads(table.schema.metadata[b"amma"])
+    assert header == {"format": "predictions", "version": "1.0"}
+    columns = ("split", "seed", "id", "term")
+    keys = list(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
+    assert keys == sorted(keys)
+    assert len(set(keys)) == len(keys) == 2 * (32 + 31) * len(evaluation.task.terms)
+    assert {key[0] for key in keys} == {"test", "valid"}
+
+
+def test_a_report_is_replaced_only_when_asked(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"already holds a report.*--overwrite"):
+        check_folder(folder, overwrite=False)
+    check_folder(folder, overwrite=True)
+
+
+def test_a_folder_with_anything_else_in_it_is_never_written_to(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=r"not a report \('thesis.tex'\)"):
+            check_folder(tmp_path, overwrite=overwrite)
+    with pytest.raises(UsageError, match="is a file"):
+        check_folder(tmp_path / "thesis.tex", overwrite=False)

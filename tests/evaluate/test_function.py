@@ -1,0 +1,110 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from amma.evaluate.function import Evaluation, evaluate_function, open_subject
+from amma.evaluate.metrics import aupr, f_at, fmax
+from amma.featurize.writer import write_store
+from amma.manifests.errors import FingerprintError
+from amma.manifests.table import Modality
+
+FUSION = {"protocol": "fusion", "num_seeds": 2, "max_epochs": 8}
+PROBE = {"protocol": "probe", "num_seeds": 2, "readout": "first"}
+
+
+def evaluate(planted, **finetune) -> Evaluation:
+    config = planted.config(**finetune)
+    return evaluate_function(config, open_subject(config), threads=1)
+
+
+@pytest.fixture(scope="module")
+def fusion(planted) -> Evaluation:
+    return evaluate(planted, **FUSION)
+
+
+@pytest.fixture(scope="module")
+def probe(planted) -> Evaluation:
+    return evaluate(planted, **PROBE)
+
+
+def test_what_the_features_tell_is_learned_well_beyond_label_frequency(fusion: Evaluation) -> None:
+    trained, frequency = fusion.report.row("trained"), fusion.report.row("label frequency")
+    assert trained.fmax.mean > frequency.fmax.mean + 0.2
+    assert trained.aupr.mean > frequency.aupr.mean + 0.3
+    assert min(trained.f_at_threshold.values) > frequency.f_at_threshold.mean + 0.1
+
+
+def test_a_probe_learns_too(probe: Evaluation) -> None:
+    trained, frequency = probe.report.row("trained"), probe.report.row("label frequency")
+    assert trained.aupr.mean > frequency.aupr.mean + 0.1
+
+
+def test_figures_are_those_of_the_scores(fusion: Evaluation) -> None:
+    row, task = fusion.report.row("trained"), fusion.task
+    for run, scores in zip(row.runs, fusion.runs, strict=True):
+        score_NK, target_NK = scores.test_NK.astype(np.float64), task.test.target_NK
+        assert run.fmax == fmax(score_NK, target_NK).value
+        assert run.aupr == aupr(score_NK, target_NK)
+        threshold = fmax(scores.valid_VK.astype(np.float64), task.valid.target_NK).threshold
+        assert run.threshold == threshold
+        assert run.f_at_threshold == f_at(score_NK, target_NK, threshold) <= run.fmax
+    assert row.fmax.mean == pytest.approx(np.mean([run.fmax for run in row.runs]))
+    assert row.fmax.sd == pytest.approx(np.std([run.fmax for run in row.runs], ddof=1))
+
+
+def test_the_area_under_a_drawn_curve_is_the_aupr(fusion: Evaluation) -> None:
+    for row in fusion.report.rows:
+        for run in row.runs:
+            steps = np.diff(run.curve.recall, prepend=0.0)
+            assert float((steps * np.array(run.curve.precision)).sum()) == pytest.approx(run.aupr, abs=1e-4)
+
+
+def test_every_row_was_tuned_alike(fusion: Evaluation) -> None:
+    trained, untrained = fusion.report.row("trained"), fusion.report.row("untrained")
+    assert len(trained.runs) == len(untrained.runs) == 2
+    assert [(t.fusion_lr, t.head_lr) for t in trained.trials] == [(t.fusion_lr, t.head_lr) for t in untrained.trials]
+    assert fusion.report.row("label frequency").fmax.sd is None
+
+
+def test_who_took_part_and_what_was_seen_is_reported(fusion: Evaluation) -> None:
+    task = fusion.report.task
+    assert (task.test.num_proteins, task.test.num_unlabelled, task.test.num_unknown) == (31, 1, 1)
+    assert task.test.missing == ("absent",)
+    assert task.test.num_without_structure == 4  # P133, P140, P147, P154
+    assert task.ceiling.num_unseen_terms == task.ceiling.num_unseen_pairs == 1
+    assert task.ceiling.fmax < 1
+    assert fusion.report.leakage.seen == ("P130",)
+    assert fusion.report.inputs.random_encoders
+
+
+def test_the_same_command_twice_gives_the_same_report_apart_from_its_provenance(
+    planted, fusion: Evaluation, probe: Evaluation
+) -> None:
+    for first, settings in ((fusion, FUSION), (probe, PROBE)):
+        again = evaluate(planted, **settings).report.model_dump(mode="json")
+        once = first.report.model_dump(mode="json")
+        once.pop("provenance")
+        again.pop("provenance")
+        assert once == again
+
+
+def test_a_store_of_other_encoders_is_refused_with_the_fields_that_differ(planted, tmp_path: Path, proteins) -> None:
+    write_store(
+        tmp_path / "other.zarr",
+        proteins,
+        widths={Modality.SEQ: 8, Modality.STR: 12, Modality.FUNC: 6},
+        fingerprint={"seq": {"encoder": "planted", "layer": 2}, "str": {"encoder": "planted"}},
+        random_weights=True,
+    )
+    config = planted.config().model_copy(update={"store": str(tmp_path / "other.zarr")})
+    with pytest.raises(FingerprintError, match=r"seq\.layer: 1 -> 2"):
+        open_subject(config)
+
+
+def test_paths_do_not_change_the_figures(planted, tmp_path: Path, probe: Evaluation) -> None:
+    shutil.copytree(planted.store, tmp_path / "moved.zarr")
+    config = planted.config(**PROBE)
+    moved = config.model_copy(update={"store": str(tmp_path / "moved.zarr")})
+    assert evaluate_function(moved, open_subject(moved), threads=1).report.rows == probe.report.rows

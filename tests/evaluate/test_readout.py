@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+
+from amma.evaluate.config import Readout
+from amma.evaluate.readout import read_out, represent
+from amma.featurize.reader import FeatureStore
+from amma.manifests.table import Modality
+from amma.train.batch import Fused, Tokens
+from amma.train.checkpoint import load_model
+from amma.train.collate import collate
+
+
+def tokens(lengths: list[int], width: int = 3) -> Tokens:
+    offsets = torch.tensor([0, *np.cumsum(lengths)])
+    position_T = torch.cat([torch.arange(length) for length in lengths])
+    return Tokens(torch.randn(int(offsets[-1]), width), offsets, position_T)
+
+
+def test_mean_averages_a_proteins_sequence_outputs_and_first_takes_residue_1() -> None:
+    torch.manual_seed(0)
+    sequence, structure = tokens([4, 1, 7]), tokens([3, 1, 2])
+    fused = Fused(("a", "b", "c"), {Modality.SEQ: sequence, Modality.STR: structure})
+    means, firsts = read_out(fused, Readout.MEAN), read_out(fused, Readout.FIRST)
+    for protein in range(3):
+        torch.testing.assert_close(means[protein], sequence.of(protein).mean(0))
+        assert torch.equal(firsts[protein], sequence.of(protein)[0])
+
+
+def test_without_sequence_features_a_protein_is_read_at_its_structure() -> None:
+    structure = tokens([3, 2])
+    means = read_out(Fused(("a", "b"), {Modality.STR: structure}), Readout.MEAN)
+    torch.testing.assert_close(means[1], structure.of(1).mean(0))
+
+
+def test_a_protein_without_any_residue_is_refused() -> None:
+    with pytest.raises(ValueError, match="without a single residue"):
+        read_out(Fused(("a", "b"), {Modality.SEQ: tokens([3, 0])}), Readout.MEAN)
+
+
+@pytest.mark.parametrize("readout", list(Readout))
+def test_gradients_reach_only_what_is_read(readout: Readout) -> None:
+    sequence = tokens([3, 2])
+    sequence.features_TD.requires_grad_()
+    read_out(Fused(("a", "b"), {Modality.SEQ: sequence}), readout)[1].sum().backward()
+    gradient = sequence.features_TD.grad
+    assert gradient is not None
+    assert not gradient[:3].any()
+    assert gradient[3].all()
+    assert bool(gradient[4].all()) == (readout is Readout.MEAN)
+
+
+@pytest.mark.parametrize("readout", list(Readout))
+def test_a_representation_is_the_same_alone_and_among_many_and_in_any_order(planted, readout: Readout) -> None:
+    model = load_model(planted.run).model
+    with FeatureStore(planted.store) as store, torch.no_grad():
+        everyone = np.random.default_rng(0).permutation(store.num_proteins)
+        assert (store.length(Modality.STR) == 0).sum() > 5  # both kinds of protein are there
+        among = represent(model, store, everyone, readout, device="cpu")
+        for place, protein in enumerate(everyone):
+            alone = represent(model, store, np.array([protein]), readout, device="cpu")
+            torch.testing.assert_close(alone[0], among[place], atol=1e-5, rtol=1e-5)
+
+
+def test_text_has_no_part_in_a_representation(planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(planted.run).model
+    asked = []
+
+    def watched(store, proteins, modalities):
+        asked.extend(modalities)
+        return collate(store, proteins, modalities)
+
+    monkeypatch.setattr("amma.evaluate.readout.collate", watched)
+    with FeatureStore(planted.store) as store, torch.no_grad():
+        represent(model, store, np.arange(20), Readout.MEAN, device="cpu")
+    assert set(asked) == {Modality.SEQ, Modality.STR}
