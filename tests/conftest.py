@@ -10,7 +10,9 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Before anything of ours is imported: jaxtyping annotations become run-time checks in tests only.
-_hook = install_import_hook(["amma.featurize", "amma.train", "amma.evaluate"], "beartype.beartype")
+_NUMERIC = ["structures", "labels", "backbone", "toy_families"]
+_checked = ["amma.featurize", "amma.train", "amma.evaluate", *(f"amma.manifests.{name}" for name in _NUMERIC)]
+_hook = install_import_hook(_checked, "beartype.beartype")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
