@@ -2,6 +2,8 @@
 
 Everything is invented and says so: FASTA headers, structure remarks and the folder's README. Equal arguments give
 equal bytes.
+
+Legend: L residues of one protein, 4 atoms (N, CA, C, O), 3 coordinates in Å.
 """
 
 import gzip
@@ -12,13 +14,14 @@ from pathlib import Path
 
 import gemmi
 import numpy as np
+from jaxtyping import Float
 
 from amma.manifests.backbone import ATOMS
 from amma.manifests.descriptions import NAME_COLUMN, NO_TEXT, SEQUENCE_COLUMN, TEXT_COLUMNS, Text
 from amma.manifests.errors import UsageError
 from amma.manifests.files import write_atomically, write_json_atomically
 from amma.manifests.labels import SPLITS
-from amma.manifests.toy_families import CLASSES, Family, Residues
+from amma.manifests.toy_families import CLASSES, Family, Residues, backbones_of
 
 MIN_PROTEINS = 12
 _MARK = "toy.json"
@@ -61,10 +64,11 @@ def write_toy(folder: Path, *, proteins: int, seed: int) -> dict[str, int]:
     # The mark comes first: a run that dies halfway leaves a folder that the next one may clear.
     write_json_atomically(folder / _MARK, {"proteins": proteins, "seed": seed, "synthetic": True})
     write_atomically(folder / "README.txt", _README.encode())
-    for protein in members:
+    backbones = backbones_of([protein.residues for protein in members])
+    for protein, atoms_L43 in zip(members, backbones, strict=True):
         if protein.has_structure:
             suffix = "cif" if protein.mmcif else "pdb"
-            packed = gzip.compress(structure_text(protein).encode(), mtime=0)
+            packed = gzip.compress(structure_text(protein, atoms_L43).encode(), mtime=0)
             write_atomically(folder / "structures" / f"{protein.id}.{suffix}.gz", packed)
     fasta = (
         f">{protein.id} - synthetic\n" + "".join(f"{line}\n" for line in _wrap(protein.residues.letters))
@@ -135,13 +139,13 @@ def ec_labels(family: Family) -> tuple[str, str]:
     return ",".join(numbers), family.enzyme_class.digit
 
 
-def structure_text(protein: ToyProtein) -> str:
+def structure_text(protein: ToyProtein, atoms_L43: Float[np.ndarray, "L 4 3"]) -> str:
     """The backbone of a protein as a PDB or mmCIF file.
 
     Of the missing residues the first is there without its Cα, the others are not there at all.
     """
     chain = gemmi.Chain("A")
-    for i, (letter, atoms_43) in enumerate(zip(protein.residues.letters, protein.residues.backbone(), strict=True)):
+    for i, (letter, atoms_43) in enumerate(zip(protein.residues.letters, atoms_L43, strict=True)):
         if i in protein.missing[1:]:
             continue
         residue = gemmi.Residue()

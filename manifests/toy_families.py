@@ -103,12 +103,16 @@ class Residues:
     def __len__(self) -> int:
         return len(self.letters)
 
-    def backbone(self) -> Float[np.ndarray, "L 4 3"]:
-        """N, CA, C and O of each residue, in Å."""
-        atoms_L43: Float[np.ndarray, "L 4 3"] = build_backbones(
-            np.radians(self.phi_L)[None], np.radians(self.psi_L)[None]
-        )[0]
-        return atoms_L43
+
+def backbones_of(proteins: Sequence[Residues]) -> list[Float[np.ndarray, "L 4 3"]]:
+    """N, CA, C and O of each residue, in Å, of each protein; all are built side by side."""
+    longest = max(map(len, proteins))
+    phi_BL, psi_BL = (np.zeros((len(proteins), longest)) for _ in range(2))
+    for b, protein in enumerate(proteins):
+        phi_BL[b, : len(protein)], psi_BL[b, : len(protein)] = np.radians(protein.phi_L), np.radians(protein.psi_L)
+    # What is built beyond a protein's end does not reach back into it.
+    atoms_BL43 = build_backbones(phi_BL, psi_BL)
+    return [atoms_BL43[b, : len(protein)] for b, protein in enumerate(proteins)]
 
 
 @dataclass(frozen=True)

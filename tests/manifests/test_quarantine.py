@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from amma.manifests.quarantine import RecordError, Rejection, read_quarantine, write_quarantine
 
-
 # Low surrogates are what Python makes of bytes that are not UTF-8.
 CHARACTERS = st.characters(exclude_categories=["Cs"], include_characters="\udc80\udcff\u2028\n")
 

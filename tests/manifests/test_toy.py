@@ -9,7 +9,7 @@ from amma.manifests.labels import read_labels, read_splits, read_tsv
 from amma.manifests.structures import load_chain, read_chains
 from amma.manifests.table import Manifest
 from amma.manifests.toy import draw_proteome, write_toy
-from amma.manifests.toy_families import MAX_LENGTH, MIN_LENGTH
+from amma.manifests.toy_families import MAX_LENGTH, MIN_LENGTH, backbones_of
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -32,14 +32,14 @@ def build(toy: Path, out: Path) -> Manifest:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy") / "made"
-    write_toy(folder, proteins=64, seed=3)
+    write_toy(folder, proteins=48, seed=3)
     return folder
 
 
 def test_equal_seeds_give_equal_bytes_and_others_do_not(toy: Path, tmp_path: Path) -> None:
-    write_toy(tmp_path / "same", proteins=64, seed=3)
+    write_toy(tmp_path / "same", proteins=48, seed=3)
     assert tree(tmp_path / "same") == tree(toy)
-    write_toy(tmp_path / "other", proteins=64, seed=4)
+    write_toy(tmp_path / "other", proteins=48, seed=4)
     assert (tmp_path / "other" / "sequences.fasta").read_bytes() != (toy / "sequences.fasta").read_bytes()
 
 
@@ -59,13 +59,14 @@ def test_every_size_has_each_kind_and_nothing_is_quarantined(tmp_path: Path, pro
 
 def test_the_manifest_says_what_was_drawn(toy: Path, tmp_path: Path) -> None:
     manifest = build(toy, tmp_path / "m.parquet")
-    for row, protein in zip(manifest, draw_proteome(64, 3), strict=True):
+    proteins = draw_proteome(48, 3)
+    backbones = backbones_of([protein.residues for protein in proteins])
+    for row, protein, backbone in zip(manifest, proteins, backbones, strict=True):
         assert (row.id, row.sequence, row.text) == (protein.id, protein.residues.letters, protein.text)
         assert row.unresolved == (protein.missing if protein.has_structure else ())
         if protein.has_structure:
             chain = load_chain(manifest, row)
-            drawn = protein.residues.backbone()[chain.residue, 1]
-            np.testing.assert_allclose(chain.ca, drawn, atol=1e-3)
+            np.testing.assert_allclose(chain.ca, backbone[chain.residue, 1], atol=1e-3)
 
 
 def test_no_family_is_in_two_splits_but_every_class_is(toy: Path) -> None:
@@ -79,7 +80,7 @@ def test_no_family_is_in_two_splits_but_every_class_is(toy: Path) -> None:
     assert not families["valid"] & families["test"]
     for ids in splits.values():
         assert {class_of[protein] for protein in ids if protein in class_of} == set(range(len(labels.terms)))
-    assert sum(map(len, splits.values())) == len(cluster) == 64
+    assert sum(map(len, splits.values())) == len(cluster) == 48
 
 
 def test_members_of_a_family_are_alike_and_families_are_not() -> None:
