@@ -177,8 +177,7 @@ def _fill_locked(path: Path, origin: Origin, asked: StoreSettings, progress: Pro
                 stop.check(len(done), plan.num_units)
                 contents = UnitContents(plan, layout, unit)
                 origin.fill(contents, advance)
-                ids, _ = origin.identities(plan.order[contents.positions.start : contents.positions.stop])
-                entry = write_unit(path, contents, ids, stock)
+                entry = write_unit(path, contents, stock)
                 commit(path, entry)
                 entries.append(entry)
                 done.append(unit)
@@ -206,7 +205,7 @@ def _begin(path: Path, header: Header, plan: Plan, origin: Origin, documents: di
         write_ids(path / IDS_FILE, plan, origin.identities)
 
 
-def write_unit(path: Path, contents: UnitContents, ids: Sequence[str], stock: StockReader) -> LedgerEntry:
+def write_unit(path: Path, contents: UnitContents, stock: StockReader) -> LedgerEntry:
     """Write the files of one unit and give their receipt; nothing counts until that is in the ledger."""
     layout, unit = contents.layout, contents.unit
     files: dict[str, FileRecord] = {}
@@ -222,7 +221,7 @@ def write_unit(path: Path, contents: UnitContents, ids: Sequence[str], stock: St
         unit=unit,
         first=contents.positions.start,
         proteins=len(contents.positions),
-        ids_sha256=hash_of_ids(ids),
+        ids_sha256=hash_of_ids(contents.ids),
         plan_sha256=contents.plan.sha256,
         files=files,
         rejections=tuple(contents.rejections),

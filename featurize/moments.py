@@ -3,7 +3,6 @@
 Legend: R rows, D channels.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,12 +55,4 @@ def moments_of(features_RD: Float[np.ndarray, "R D"], present_R: Bool[np.ndarray
             total = block.sum(axis=0)
             block -= total / len(block)
             result = result.merged(ChannelMoments(len(block), total, np.einsum("rd,rd->d", block, block)))
-    return result
-
-
-def merge(parts: Iterable[ChannelMoments], width: int) -> ChannelMoments:
-    """Merge in the order given."""
-    result = no_rows(width)
-    for part in parts:
-        result = result.merged(part)
     return result

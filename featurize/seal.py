@@ -7,7 +7,6 @@ done again; `seal.json` comes last.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -61,8 +60,9 @@ def seal_store(store: Path, header: Header) -> Seal:
         for spec in layout.protein_arrays(modality):
             names += layout.protein_files(spec)
     files = {name: _record(store / name) for name in sorted(names)}
-    sealed = Seal(files, _root(files))
-    write_json_atomically(store / SEAL_FILE, {**_body(files), "root": sealed.root})
+    body = {"format": FORMAT, "version": VERSION, "files": {name: files[name].as_json() for name in files}}
+    sealed = Seal(files, sha256_of_json(body))
+    write_json_atomically(store / SEAL_FILE, {**body, "root": sealed.root})
     return sealed
 
 
@@ -70,14 +70,15 @@ def read_seal(store: Path) -> Seal:
     """Read `seal.json` and check its root hash; raises `StoreError` if it is of a newer version or damaged."""
     path = store / SEAL_FILE
     document = read_document(path)
-    check_version(document, path)
+    body = {key: value for key, value in document.items() if key != "root"}
+    damaged = CorruptStoreError(f"{path}: its root hash is not that of its content. Run amma-featurize verify.")
+    if document.get("root") != sha256_of_json(body):
+        raise damaged
+    check_version(document, path)  # only now: damage must not pass for another version
     try:
         files = {name: FileRecord(**record) for name, record in document["files"].items()}
-        intact = document == {**_body(files), "root": _root(files)}
-    except (KeyError, TypeError, AttributeError):
-        intact = False
-    if not intact:
-        raise CorruptStoreError(f"{path}: its root hash is not that of its content. Run amma-featurize verify.")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged from error
     return Seal(files, document["root"])
 
 
@@ -88,14 +89,6 @@ def write_documents(store: Path, documents: dict[str, bytes]) -> None:
         make_folder(path.parent)
         if not path.exists() or path.read_bytes() != data:
             write_atomically(path, data)
-
-
-def _body(files: dict[str, FileRecord]) -> dict[str, Any]:
-    return {"format": FORMAT, "version": VERSION, "files": {name: files[name].as_json() for name in files}}
-
-
-def _root(files: dict[str, FileRecord]) -> str:
-    return sha256_of_json(_body(files))
 
 
 def _record(path: Path) -> FileRecord:

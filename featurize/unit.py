@@ -35,6 +35,7 @@ class UnitContents:
         self.unit = unit
         self.positions = plan.positions(unit)
         self.rejections: list[Rejection] = []
+        self.ids: list[str] = [""] * len(self.positions)
         span = slice(self.positions.start, self.positions.stop)
         self.length = {modality: plan.length[modality][span] for modality in MODALITIES}
         self.offset = {modality: plan.offset[modality][span] for modality in MODALITIES}
@@ -61,12 +62,12 @@ class UnitContents:
         Raises `RecordError` `E_LENGTH` or `E_NONFINITE` if they cannot be used, after which its rows are zeros
         again; `StoreError` if they do not fit the store's dtype or are not of its widths.
         """
-        width = self.layout.widths[modality]
-        shape = (int(self.length[modality][slot]), width)
+        self.ids[slot] = protein_id
+        width, rows = self.layout.widths[modality], int(self.length[modality][slot])
         if encoded.features.shape[1] != width:
             raise StoreError(f"the {modality} encoder gave rows of {encoded.features.shape[1]}, promised {width}")
-        if len(encoded.features) != shape[0]:
-            reason = f"{modality}: the encoder gave {len(encoded.features)} rows, planned were {shape[0]}"
+        if len(encoded.features) != rows:
+            reason = f"{modality}: the encoder gave {len(encoded.features)} rows, planned were {rows}"
             raise RecordError("E_LENGTH", reason, "Report it: lengths must be known before encoding.")
         span = self._span(modality, slot)
         try:
@@ -84,6 +85,7 @@ class UnitContents:
 
     def reject(self, modality: Modality, slot: int, rejection: Rejection) -> None:
         """Note that a protein has no features in a modality after all; without a sequence it has none in any."""
+        self.ids[slot] = rejection.id
         self.rejections.append(rejection)
         for affected in MODALITIES if modality is Modality.SEQ else (modality,):
             self._clear(affected, slot)

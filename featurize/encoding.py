@@ -1,0 +1,199 @@
+"""Fill a unit with what the frozen encoders give, and set aside single proteins that cannot be encoded.
+
+Batches are a pure function of the plan: within a unit and a modality, longest first, as many as the token budget
+allows. A batch that fails is taken apart: what fails alone is rejected, the rest runs again without it.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+
+from amma.featurize.encoders.protocol import Encoded, Encoder, EncoderInput
+from amma.featurize.filling import Advance
+from amma.featurize.inputs import PlannedInputs
+from amma.featurize.plan import Survey, survey
+from amma.featurize.unit import UnitContents
+from amma.manifests.errors import AmmaError, StoreError
+from amma.manifests.quarantine import RecordError
+from amma.manifests.structures import load_chain
+from amma.manifests.table import MODALITIES, Manifest, Modality, Protein
+
+log = logging.getLogger(__name__)
+
+FAILURES_OF_AN_ENCODER = 4
+"""When at least so many proteins of a unit fail in a modality, and none succeeds, the encoder is at fault."""
+
+
+@runtime_checkable
+class Encoders(Protocol):
+    """One encoder for each modality."""
+
+    @property
+    def random_weights(self) -> bool:
+        """True when any of them has random weights."""
+
+    def __getitem__(self, modality: Modality) -> Encoder: ...
+
+    def fingerprint(self) -> Mapping[Any, Any]:
+        """The fingerprints by modality."""
+
+
+class EncoderOrigin:
+    """The proteins of a manifest, as frozen encoders see them."""
+
+    def __init__(self, manifest: Manifest, encoders: Encoders) -> None:
+        self._manifest = manifest
+        self._encoders = encoders
+        self._inputs = PlannedInputs(manifest)
+        self.widths = {modality: encoders[modality].width for modality in MODALITIES}
+        self.random_weights = bool(encoders.random_weights)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fingerprints of the three encoders."""
+        return dict(self._encoders.fingerprint())
+
+    def survey(self) -> Survey:
+        """One pass over the manifest; no encoder runs."""
+        return survey(self._manifest, self._measure, source=str(self._manifest.path))
+
+    def _measure(self, batch: Sequence[Protein]) -> dict[Modality, list[int]]:
+        rows = {}
+        for modality in MODALITIES:
+            having = [number for number, protein in enumerate(batch) if modality in protein.modalities]
+            rows[modality] = [0] * len(batch)
+            lengths = self._encoders[modality].lengths([batch[number] for number in having])
+            for number, length in zip(having, lengths, strict=True):
+                rows[modality][number] = length
+        return rows
+
+    def identities(self, rows: Int64[np.ndarray, " n"]) -> tuple[list[str], list[str]]:
+        """The ids and sequences of some manifest rows."""
+        table = self._inputs.table(rows, ["id", "sequence"])
+        return table.column("id").to_pylist(), table.column("sequence").to_pylist()
+
+    def fill(self, contents: UnitContents, advance: Advance) -> None:
+        """Encode one unit; the sequence first, since a protein without it is left out whole."""
+        _limit_threads(contents.plan.settings.threads)
+        proteins = self._inputs.proteins(contents.plan, contents.positions)
+        left_out: set[int] = set()
+        for modality in MODALITIES:
+            crashed = succeeded = 0
+            encoder = self._encoders[modality]
+            for batch in batches(contents, modality, encoder):
+                slots = [slot for slot in batch if slot not in left_out]
+                results = self._encode(modality, encoder, [proteins[slot] for slot in slots])
+                for slot, result in zip(slots, results, strict=True):
+                    error = self._take(contents, modality, slot, proteins[slot], result)
+                    succeeded += error is None
+                    crashed += error is not None and error.code in (_CRASH, _OUT_OF_MEMORY)
+                    if error is not None and modality is Modality.SEQ:
+                        left_out.add(slot)
+                advance(sum(int(contents.length[modality][slot]) for slot in batch))
+            if crashed >= FAILURES_OF_AN_ENCODER and not succeeded:
+                raise StoreError(
+                    f"the {modality} encoder {encoder.name} failed on each of {crashed} proteins of unit "
+                    f"{contents.unit}; that is not the proteins' fault. See the messages above, or use --debug.",
+                    code="E_ENCODER",
+                )
+
+    def _take(
+        self, contents: UnitContents, modality: Modality, slot: int, protein: Protein, result: Encoded | RecordError
+    ) -> RecordError | None:
+        """Put a result into the unit, or note why not; gives the reason."""
+        try:
+            if isinstance(result, RecordError):
+                raise result
+            contents.put(modality, slot, protein.id, result)
+        except RecordError as error:
+            row = int(contents.plan.order[contents.positions.start + slot])
+            # Paths in a reason are shortened to what the manifest says: no machine's folders in the store.
+            error.reason = error.reason.replace(f"{self._manifest.folder}/", "")
+            contents.reject(modality, slot, error.rejection(id=protein.id, source="manifest", position=row + 1))
+            return error
+        return None
+
+    def _encode(self, modality: Modality, encoder: Encoder, proteins: list[Protein]) -> list[Encoded | RecordError]:
+        """The features of each protein, or why it has none."""
+        results: dict[int, Encoded | RecordError] = {}
+        inputs: dict[int, EncoderInput] = {}
+        for number, protein in enumerate(proteins):
+            try:
+                chain = load_chain(self._manifest, protein) if modality is Modality.STR else None
+                inputs[number] = EncoderInput(protein, chain)
+            except RecordError as error:
+                results[number] = error
+        results |= dict(zip(inputs, _encode_or_isolate(encoder, list(inputs.values())), strict=True))
+        return [results[number] for number in range(len(proteins))]
+
+
+def batches(contents: UnitContents, modality: Modality, encoder: Encoder) -> list[list[int]]:
+    """The slots of a unit cut into batches: longest first, each within the token budget or a single protein."""
+    budget = contents.plan.settings.token_budget
+    length = contents.length[modality]
+    result: list[list[int]] = []
+    left = 0
+    for slot in sorted(contents.planned(modality), key=lambda slot: (-int(length[slot]), slot)):
+        cost = encoder.cost(int(length[slot]))
+        if cost > left:
+            result.append([])
+            left = budget
+        result[-1].append(slot)
+        left -= cost
+    return result
+
+
+_CRASH = "E_CRASH"
+_OUT_OF_MEMORY = "E_OOM"
+
+
+def _encode_or_isolate(encoder: Encoder, items: Sequence[EncoderInput]) -> list[Encoded | RecordError]:
+    if not items:
+        return []
+    first = _attempt(encoder, items)
+    if not isinstance(first, RecordError):
+        return list(first)
+    if len(items) == 1:
+        log.warning("%s: %r left out: %s", encoder.modality, items[0].protein.id, first.reason)
+        return [first]
+    alone = [_encode_or_isolate(encoder, [item])[0] for item in items]
+    healthy = [number for number, result in enumerate(alone) if not isinstance(result, RecordError)]
+    if len(healthy) < len(items) and len(healthy) > 1:
+        together = _attempt(encoder, [items[number] for number in healthy])
+        if not isinstance(together, RecordError):
+            for number, result in zip(healthy, together, strict=True):
+                alone[number] = result
+    return alone
+
+
+def _attempt(encoder: Encoder, items: Sequence[EncoderInput]) -> Sequence[Encoded] | RecordError:
+    """Encode a batch; a failure of any kind that may lie in one of its proteins comes back as a `RecordError`."""
+    try:
+        results = encoder.encode(items)
+    except AmmaError:
+        raise
+    except RecordError as error:
+        return error
+    except Exception as error:
+        out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        log.debug("%s encoder", encoder.modality, exc_info=True)
+        log.warning("%s encoder failed on %d proteins: %s", encoder.modality, len(items), str(error).split("\n")[0])
+        # The message itself may hold addresses or sizes of this machine; the store must not.
+        reason = f"{encoder.modality}: the encoder failed on it alone ({type(error).__name__})"
+        return RecordError(_OUT_OF_MEMORY if out_of_memory else _CRASH, reason, "Look at this protein's input.")
+    if len(results) != len(items):
+        raise StoreError(f"the {encoder.modality} encoder gave {len(results)} results for {len(items)} proteins")
+    if not all(np.isfinite(result.features).all() for result in results):
+        reason = f"{encoder.modality}: the encoder gave numbers that are not finite"
+        return RecordError("E_NONFINITE", reason, "Look at this protein's input; the rest is not affected.")
+    return results
+
+
+def _limit_threads(threads: int | None) -> None:
+    """Make torch use as many threads as the plan says; encoders that do not use torch have not loaded it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and threads is not None and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
