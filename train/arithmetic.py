@@ -28,6 +28,11 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def one_thread() -> None:
+    """For threads that read beside the arithmetic: their conversions are small, and would take its threads away."""
+    torch.set_num_threads(1)
+
+
 @contextmanager
 def arithmetic(threads: int | None, device: torch.device) -> Iterator[int]:
     """Deterministic kernels where torch has them, and `threads` threads; gives their number, and restores both."""

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from amma.manifests.table import Modality
+from amma.train.arithmetic import one_thread
 from amma.train.collate import collate
 from amma.train.corpus import Corpus
 from amma.train.loader import Loader
@@ -35,7 +36,7 @@ def measure_moments(
 
     moments = {modality: Moments(width) for modality, width in corpus.widths.items()}
     num_blocks = -(-len(proteins_N) // PROTEINS_AT_ONCE)
-    with Loader(block, 0, num_blocks, threads=threads, ahead=2 * threads) as blocks:
+    with Loader(block, 0, num_blocks, threads=threads, ahead=2 * threads, begin=one_thread) as blocks:
         for number, measured in enumerate(blocks):
             if stop():
                 return None

@@ -3,7 +3,7 @@
     RUN_DIR/checkpoints/step-00000123/model.safetensors      weights and the frozen standardiser
                                       training.safetensors   optimizer moments by parameter name, RNG states
                                       seen.safetensors       hashes of the training proteins' sequences
-                                      state.json             everything else, with the sha256 of the three
+                                      state.json             everything else, with the sha256 of the three and its own
                        /latest, /best                        the name of a folder each
 
 A folder is written as `step-….tmp`, made durable, renamed; then the pointers are swapped. Whatever moment a run dies
@@ -13,10 +13,10 @@ at, the newest folder without `.tmp` is complete. A damaged one is passed over f
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt64
@@ -33,9 +33,12 @@ from amma.manifests.files import (
     write_atomically,
     write_json_atomically,
 )
+from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import Modality
 from amma.train.config import ModelConfig
 from amma.train.model import AMMA
+
+Result = TypeVar("Result")
 
 FORMAT_VERSION = "1.0"
 FOLDER = "checkpoints"
@@ -115,7 +118,7 @@ class Checkpoints:
             _fsync(aside / name)
             files[name] = {"sha256": sha256_of_file(aside / name), "size": (aside / name).stat().st_size}
         state = {**snapshot.state, "files": files, "format": "amma-checkpoint", "version": FORMAT_VERSION}
-        write_json_atomically(aside / STATE, state)
+        write_json_atomically(aside / STATE, {**state, "sha256": sha256_of_json(state)})
         fsync_directory(aside)
         replaced = final.with_name(final.name + REPLACED)
         if final.exists():  # the same step with its epoch not yet closed
@@ -135,7 +138,7 @@ class Checkpoints:
     def newest_first(self) -> list[Path]:
         """Every finished checkpoint's folder, damaged or not."""
         folders = self.folder.glob(f"{PREFIX}*")
-        return sorted((path for path in folders if path.name.removeprefix(PREFIX).isdecimal()), reverse=True)
+        return sorted((path for path in folders if path.name.removeprefix(PREFIX).isdecimal()), key=_step, reverse=True)
 
     def pointed(self, name: str) -> Path | None:
         """The folder that pointer `latest` or `best` names, if both exist."""
@@ -145,17 +148,23 @@ class Checkpoints:
         target = self.folder / Path(pointer.read_text(encoding="utf-8").strip()).name
         return target if target.is_dir() else None
 
-    def newest(self) -> Path | None:
+    def load_newest(self) -> tuple[Path, Snapshot] | None:
         """The newest undamaged checkpoint, or None if there never was one; says which ones it passed over.
 
         Raises `CheckpointError` if there are checkpoints and all are damaged.
         """
-        return _first_undamaged(self.newest_first())
+        folders = self.newest_first()
+        found = _first_sound(folders, lambda folder: (folder, read_snapshot(folder)))
+        if folders and found is None:
+            raise CheckpointError(
+                f"{self.folder}: every checkpoint is damaged (see above). Begin again in a new folder."
+            )
+        return found
 
     def abandon_after(self, folder: Path) -> None:
         """Rename newer (damaged) checkpoints to `….damaged`: the run goes on from `folder` and will come by again."""
         for newer in self.newest_first():
-            if newer > folder:
+            if _step(newer) > _step(folder):
                 aside = newer.with_name(f"{newer.name}.damaged")
                 if aside.exists():
                     shutil.rmtree(aside)
@@ -178,7 +187,7 @@ def read_state(folder: Path, *, files: tuple[str, ...] = (MODEL, TRAINING, SEEN)
     path = folder / STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind, version, recorded = state["format"], state["version"], state["files"]
+        kind, version, own_hash = state["format"], state["version"], state.pop("sha256")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: not a checkpoint's state ({error}). Give a run folder of amma-train, or one of its checkpoints."
@@ -188,6 +197,9 @@ def read_state(folder: Path, *, files: tuple[str, ...] = (MODEL, TRAINING, SEEN)
             f"{path}: {kind} of version {version}, this program reads amma-checkpoint {FORMAT_VERSION}. Update amma.",
             code="E_VERSION",
         )
+    if sha256_of_json(state) != own_hash:
+        raise CheckpointError(f"{path} is damaged: it is not what its sha256 says. Use another checkpoint of this run.")
+    recorded = state["files"]
     for name in files:
         file = folder / name
         if not file.is_file():
@@ -218,11 +230,17 @@ def resolve_checkpoint(path: Path) -> Path:
         raise CheckpointError(
             f"{path}: no checkpoint. Expected a run folder of amma-train pretrain, or one of its step folders."
         )
+
+    def verified(folder: Path) -> Path:
+        read_state(folder, files=(MODEL, SEEN))
+        return folder
+
     best = checkpoints.pointed("best")
-    if best is not None and (sound := _first_undamaged([best], needed=(MODEL, SEEN), final=False)):
+    if best is not None and (sound := _first_sound([best], verified)) is not None:
         return sound
-    newest = _first_undamaged(checkpoints.newest_first(), needed=(MODEL, SEEN))
-    assert newest is not None  # there are folders, and _first_undamaged raises if none is sound
+    newest = _first_sound(checkpoints.newest_first(), verified)
+    if newest is None:
+        raise CheckpointError(f"{run_dir}: every checkpoint is damaged (see above). Train again.")
     say(f"{run_dir} has no best checkpoint to use; taking the newest, {newest.name}")
     return newest
 
@@ -260,23 +278,20 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
-def _first_undamaged(
-    folders: list[Path], *, needed: tuple[str, ...] = (MODEL, TRAINING, SEEN), final: bool = True
-) -> Path | None:
-    faults = []
+def _first_sound(folders: Sequence[Path], read: Callable[[Path], Result]) -> Result | None:
+    """What `read` makes of the first folder that it can read; says which ones it passed over, and why."""
     for folder in folders:
         try:
-            read_state(folder, files=needed)
+            return read(folder)
         except CheckpointError as error:
             if error.code == "E_VERSION":
                 raise
             say(f"skipping {folder.name}: {error}")
-            faults.append(str(error))
-            continue
-        return folder
-    if faults and final:
-        raise CheckpointError(f"every checkpoint in {folders[0].parent} is damaged; the newest: {faults[0]}")
     return None
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))
 
 
 def _link(source: Path, target: Path) -> None:

@@ -51,6 +51,7 @@ class Corpus:
         if not stores:
             raise StoreError("no store was given")
         self.stores = tuple(stores)
+        self.ids = _Ids(self)
         self._ends = list(accumulate(store.num_proteins for store in self.stores))
         first = self.stores[0]
         for other in self.stores[1:]:
@@ -62,7 +63,6 @@ class Corpus:
                 )
         if len(self.stores) > 1:
             self._refuse_shared_ids()
-        self.ids = _Ids(self)
 
     @classmethod
     def open(cls, paths: Sequence[Path]) -> "Corpus":

@@ -19,15 +19,24 @@ class Loader(Generic[Item]):
     """Iterate over `make(start), …, make(stop - 1)`, up to `ahead` of them made before they are asked for.
 
     An error in `make` is raised where its item would have come. Leave the `with` block to end the threads; items
-    not yet begun are dropped. `waited` sums the seconds that the consumer stood still.
+    not yet begun are dropped. `begin` runs first in every thread. `waited` sums the seconds the consumer stood still.
     """
 
-    def __init__(self, make: Callable[[int], Item], start: int, stop: int, *, threads: int, ahead: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], Item],
+        start: int,
+        stop: int,
+        *,
+        threads: int,
+        ahead: int,
+        begin: Callable[[], object] | None = None,
+    ) -> None:
         self._make = make
         self._next = start
         self._stop = stop
         self._ahead = ahead
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader", initializer=begin)
         self._pending: deque[Future[Item]] = deque()
         self.waited = 0.0
 

@@ -17,9 +17,9 @@ from amma.manifests.console import progress, say
 from amma.manifests.errors import CheckpointError
 from amma.manifests.files import write_atomically, write_json_atomically
 from amma.manifests.table import Modality
-from amma.train.arithmetic import arithmetic, find_device
+from amma.train.arithmetic import arithmetic, find_device, one_thread
 from amma.train.channel_moments import measure_moments
-from amma.train.checkpoint import PREFIX, Snapshot, read_snapshot
+from amma.train.checkpoint import PREFIX, Snapshot
 from amma.train.clock import Clock
 from amma.train.interruption import Interruption
 from amma.train.loader import Loader
@@ -127,10 +127,10 @@ class Run:
         """Take over the newest sound checkpoint; False if there is none."""
         checkpoints = self._folder.checkpoints
         checkpoints.sweep()
-        newest = checkpoints.newest()
-        if newest is None:
+        found = checkpoints.load_newest()
+        if found is None:
             return False
-        snapshot = read_snapshot(newest)
+        newest, snapshot = found
         state = snapshot.state
         self._model.load_state_dict(dict(snapshot.model))
         self._start_stepping()
@@ -189,7 +189,7 @@ class Run:
     def _take_steps(self, inputs: Iterator[StepInput], advance: Callable[[int], None]) -> None:
         # On a device the numbers of a step are read while the next one is computed already.
         pending: StepResult | None = None
-        lag = self._device.type != "cpu"
+        lag = reads_late(self._device)
         while True:
             stops = bool(self._interruption) or self._step >= self.last
             saves = self._step % self._config.checkpoint_every == 0
@@ -313,7 +313,7 @@ class Run:
         self._log = RunLog(self._folder.log, keep=keep)
 
     def _loader(self, make: Callable[[int], StepInput], start: int, stop: int) -> Loader[StepInput]:
-        return Loader(make, start, stop, threads=self._threads, ahead=2 * self._threads)
+        return Loader(make, start, stop, threads=self._threads, ahead=2 * self._threads, begin=one_thread)
 
     def _training_input(self, step: int) -> StepInput:
         return self._read(self._set.mix.plan(step), step)
@@ -335,6 +335,11 @@ class Run:
     def _outcome(self) -> Outcome:
         latest = self._folder.checkpoints.pointed("latest")
         return Outcome(self._step, self.last, latest, self._interruption.exit_code)
+
+
+def reads_late(device: torch.device) -> bool:
+    """True where waiting for a step's numbers would keep the next step from being queued."""
+    return device.type != "cpu"
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int8, Int64, UInt64
 
 from amma.manifests.console import progress, say
 from amma.manifests.files import sha256_of_file
@@ -17,7 +17,7 @@ from amma.train.exclusion import exclude
 from amma.train.masking import generator_for
 from amma.train.run_config import RunConfig
 from amma.train.sequence_hash import sequence_hashes
-from amma.train.streams import STREAMS, Draw, Mix, Portion, Stream
+from amma.train.streams import NUMBERS, STREAMS, Draw, Mix, Portion, Stream
 from amma.train.validation_split import Clusters, choose_validation, kmer_clusters, read_clusters
 
 SPLIT_COUNTER = -1
@@ -56,12 +56,15 @@ def prepare_training_set(config: RunConfig) -> TrainingSet:
     exclusion = exclude(config.exclude, corpus.ids, hashes_N)
     if config.exclude:
         say(exclusion.describe())
-    kind_N = np.array(corpus.kinds())
-    wanted = [name for name in STREAMS if config.mix.weight(name) > 0]
+    codes = {str(name): number for name, number in NUMBERS.items()}
+    kind_N = np.fromiter((codes.get(kind, -1) for kind in corpus.kinds()), dtype=np.int8)
+    wanted = [NUMBERS[name] for name in STREAMS if config.mix.weight(name) > 0]
     candidate_N = np.isin(kind_N, wanted) & ~exclusion.excluded
     held_out_N, origin = _hold_out(config, corpus, candidate_N, hashes_N)
     trained_N = candidate_N & ~held_out_N
-    streams = [Stream(name, np.flatnonzero(trained_N & (kind_N == name)), seed=config.seed) for name in STREAMS]
+    streams = [
+        Stream(name, np.flatnonzero(trained_N & (kind_N == NUMBERS[name])), seed=config.seed) for name in STREAMS
+    ]
     counts = {
         "proteins": corpus.num_proteins,
         "excluded": int(exclusion.excluded.sum()),
@@ -116,11 +119,13 @@ def _hold_out(
     return held_out_N, clusters.origin
 
 
-def _validation_batches(kind_N: np.ndarray, held_out_N: Bool[np.ndarray, " N"], batch_size: int) -> tuple[Portion, ...]:
+def _validation_batches(
+    kind_N: Int8[np.ndarray, " N"], held_out_N: Bool[np.ndarray, " N"], batch_size: int
+) -> tuple[Portion, ...]:
     """Every validation protein once, stream by stream."""
     portions: list[Portion] = []
     for name in STREAMS:
-        proteins = np.flatnonzero(held_out_N & (kind_N == name))
+        proteins = np.flatnonzero(held_out_N & (kind_N == NUMBERS[name]))
         draws = [Draw(int(protein), VALIDATION_EPOCH, place) for place, protein in enumerate(proteins)]
         portions.extend(
             Portion(name, 1.0, tuple(draws[start : start + batch_size])) for start in range(0, len(draws), batch_size)

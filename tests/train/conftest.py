@@ -46,7 +46,10 @@ def protein_of(name: str, kind: str, rng: np.random.Generator) -> ProteinArrays:
     return ProteinArrays(name, sequence, {modality: features[modality] for modality in kept})
 
 
-def make_store(path: Path, kinds: dict[str, int], *, seed: int = 0, prefix: str = "P", **changes: Any) -> Path:
+StoreMaker = Callable[..., Path]
+
+
+def write(path: Path, kinds: dict[str, int], *, seed: int = 0, prefix: str = "P", **changes: Any) -> Path:
     rng = np.random.default_rng(seed)
     names = [kind for kind, count in kinds.items() for _ in range(count)]
     proteins = [protein_of(f"{prefix}{number}", kind, rng) for number, kind in enumerate(names)]
@@ -62,10 +65,34 @@ def make_store(path: Path, kinds: dict[str, int], *, seed: int = 0, prefix: str 
 
 
 @pytest.fixture(scope="session")
+def make_store() -> StoreMaker:
+    """`make_store(path, {kind: count}, seed=…, prefix=…)` writes and seals a store and gives its path."""
+    return write
+
+
+@pytest.fixture(scope="session")
+def small() -> ModelConfig:
+    """As small a model as has every part."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def widths() -> dict[Modality, int]:
+    """Of the stores written here."""
+    return WIDTHS
+
+
+@pytest.fixture(scope="session")
+def fingerprint() -> dict[str, Any]:
+    """Of the stores written here."""
+    return FINGERPRINT
+
+
+@pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sealed, read-only by convention; a test that damages it copies it first."""
     kinds = {"triplet": 24, "seq-str": 10, "seq-func": 6, "seq": 2}
-    return make_store(tmp_path_factory.mktemp("store") / "store.zarr", kinds)
+    return write(tmp_path_factory.mktemp("store") / "store.zarr", kinds)
 
 
 @pytest.fixture
