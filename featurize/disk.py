@@ -37,7 +37,7 @@ def free_bytes(store: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def human(size: float) -> str:
+def human(size: int | float) -> str:
     """`1.4 GB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
