@@ -86,7 +86,8 @@ class Run:
         self._folder = folder
         self._set = training_set
         self._device = device
-        self._threads = min(threads, MOST_LOADER_THREADS)
+        self._arithmetic_threads = threads
+        self._loader_threads = min(threads, MOST_LOADER_THREADS)
         self._interruption = interruption
         self._steps_per_epoch = training_set.mix.steps_per_epoch
         self.last = last_step(epochs=config.epochs, steps_per_epoch=self._steps_per_epoch, max_steps=config.max_steps)
@@ -108,7 +109,7 @@ class Run:
             moments = measure_moments(
                 self._set.corpus,
                 self._set.proteins_T,
-                threads=self._threads,
+                threads=self._loader_threads,
                 advance=advance,
                 stop=lambda: bool(self._interruption),
             )
@@ -158,8 +159,9 @@ class Run:
                 self._best = None  # its folder was damaged: the next validation gives a new one
         self._saved_step = self._step
         self._open_log(keep=state["log_bytes"])
-        if state["device"] != self._device.type:
-            say(f"the run was on {state['device']} and goes on on {self._device.type}: numbers agree within rounding")
+        before, now = (state["device"], state["threads"]), (self._device.type, self._arithmetic_threads)
+        if before != now:
+            say(f"before: {before[0]}, {before[1]} threads; now: {now[0]}, {now[1]}: the same run, but for rounding")
         return True
 
     def train(self) -> Outcome:
@@ -283,6 +285,7 @@ class Run:
             "widths": {str(modality): width for modality, width in corpus.widths.items()},
             "random_weights": corpus.random_weights,
             "device": self._device.type,
+            "threads": self._arithmetic_threads,
             "log_bytes": self._log.sync(),
             "versions": {
                 "amma": version("amma"),
@@ -313,7 +316,7 @@ class Run:
         self._log = RunLog(self._folder.log, keep=keep)
 
     def _loader(self, make: Callable[[int], StepInput], start: int, stop: int) -> Loader[StepInput]:
-        return Loader(make, start, stop, threads=self._threads, ahead=2 * self._threads, begin=one_thread)
+        return Loader(make, start, stop, threads=self._loader_threads, ahead=2 * self._loader_threads, begin=one_thread)
 
     def _training_input(self, step: int) -> StepInput:
         return self._read(self._set.mix.plan(step), step)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from amma.featurize.layout import LOCK_FILE
 from amma.featurize.lock import StoreLock
@@ -43,7 +43,7 @@ class RunFolder:
         """What was in the step whose loss was not finite."""
         return self.path / "failed_batch.json"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunFolder":
         refuse_foreign_folder(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.__enter__()

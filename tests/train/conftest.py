@@ -95,7 +95,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("store") / "store.zarr", kinds)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config(store: Path) -> Callable[..., RunConfig]:
     """Makes the settings of a small run; keywords replace single ones."""
 

@@ -1,0 +1,132 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amma.train.cli import main
+from amma.train.run_log import read_log
+
+QUICK = ["--preset", "tiny", "--epochs", "2", "--threads", "1", "--device", "cpu"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
+    monkeypatch.setattr(sys, "argv", ["amma-train", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_a_run_and_its_checkpoint_are_shown_as_json(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    (tmp_path / "held.txt").write_text("P1\n")
+    arguments = [*QUICK, "--exclude", tmp_path / "held.txt", "--weight", "seq-str=2", "--alpha", "1,1,1", "--json"]
+    assert run(monkeypatch, "pretrain", store, run_dir, *arguments) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["step"] == shown["last_step"] == 2 * 10
+    assert shown["random_encoders"] is True
+    assert run(monkeypatch, "inspect", run_dir, "--json") == 0
+    checkpoint = json.loads(capsys.readouterr().out)
+    assert checkpoint["step"] == shown["best"]["step"]
+    assert checkpoint["config"]["mix"]["weights"] == {"seq-str": 2.0}
+    assert checkpoint["config"]["mask"]["alpha"] == [1.0, 1.0, 1.0]
+    assert set(checkpoint["metrics"]["validation"]["error"]["str"]) == {"all", "hidden", "visible"}
+    resolved = json.loads((run_dir / "config.json").read_text())
+    assert resolved["config"] == checkpoint["config"]
+    assert resolved["config"]["model"]["width"] == 64
+    assert run(monkeypatch, "inspect", run_dir) == 0
+    assert "metrics.validation.error.func.hidden: " in capsys.readouterr().out
+
+
+def test_a_dry_run_shows_streams_steps_and_parameters_and_writes_nothing(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    assert run(monkeypatch, "pretrain", store, run_dir, *QUICK, "--validation-fraction", 0, "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["proteins"]["streams"] == {"triplet": 24, "seq-str": 10, "seq-func": 6}
+    assert (plan["steps_per_epoch"], plan["steps"]) == (10, 20)
+    assert plan["parameters"] > 100_000
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["store.zarr"], r"expected STORE [STORE...] RUN_DIR"),
+        (["s", "r", "--preset", "papper"], "Did you mean 'paper'?"),
+        (["s", "r", "--weight", "seqstr=2"], "there is no stream 'seqstr'"),
+        (["s", "r", "--weight", "seq-str=much"], "expected STREAM=NUMBER"),
+        (["s", "r", "--alpha", "1,2"], "expected three numbers"),
+        (["s", "r", "--lr", "0", "--epochs", "0"], "optimizer.lr: Input should be greater than 0\n  epochs: "),
+        (["s", "r", "--clusters", "c.tsv", "--validation-fraction", "0"], "clusters has no effect"),
+        (["s", "r", "--device", "warp"], "there is no device 'warp'"),
+    ],
+)
+def test_a_wrong_option_is_one_message_that_says_what_to_do(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "pretrain", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_something_that_is_no_store_or_no_checkpoint_ends_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "pretrain", tmp_path, tmp_path / "run", *QUICK) == 1
+    assert "not a feature store" in capsys.readouterr().err
+    assert run(monkeypatch, "inspect", tmp_path) == 1
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_help_needs_no_heavy_library() -> None:
+    program = "import sys, amma.train.cli; print(sorted({'torch', 'pandas', 'zarr', 'pyarrow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_a_killed_and_a_terminated_process_go_on_as_if_nothing_had_been(store: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from amma.train.cli import main; main()", "pretrain", str(store)]
+    options = [*QUICK, "--epochs", "40", "--checkpoint-every", "7", "--max-steps"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(name: str, steps: int) -> subprocess.Popen[bytes]:
+        arguments = [*command, str(tmp_path / name), *options, str(steps)]
+        return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+    def steps_logged(name: str) -> list[dict[str, Any]]:
+        log = tmp_path / name / "log.jsonl"
+        return [line for line in read_log(log) if line["kind"] == "step"] if log.exists() else []
+
+    def signal_after(process: subprocess.Popen[bytes], steps: int, number: signal.Signals) -> int:
+        deadline = time.monotonic() + 120
+        while len(steps_logged("run")) < steps and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        return process.returncode
+
+    straight = start("straight", 60)
+    assert signal_after(start("run", 400), 10, signal.SIGKILL) == -signal.SIGKILL
+    reached = len(steps_logged("run"))
+    assert signal_after(start("run", 400), reached + 5, signal.SIGTERM) == 143
+    assert straight.wait(timeout=120) == 0
+    stopped = len(steps_logged("run"))
+    last = start("run", stopped + 3)
+    assert last.wait(timeout=120) == 0
+    ours, theirs = steps_logged("run"), steps_logged("straight")
+    assert [line["step"] for line in ours] == list(range(stopped + 3))
+    assert ours[:60] == theirs[: len(ours)]
