@@ -3,7 +3,7 @@
 The only place that knows how: proteins of equal length that lie side by side go through one call of torch's fused
 attention, as a view and without a copy. `amma.train.tokens.join` sorts proteins so that they do.
 
-Shapes: B proteins, T tokens of the batch, H heads, K channels of a head.
+Shapes: B proteins, Q tokens that ask, T tokens that answer, H heads, K channels of a head.
 """
 
 from itertools import groupby
@@ -15,28 +15,30 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 def attend(
-    query_THK: Float[Tensor, "T H K"],
+    query_QHK: Float[Tensor, "Q H K"],
     key_THK: Float[Tensor, "T H K"],
     value_THK: Float[Tensor, "T H K"],
+    query_offsets: Int64[Tensor, " offsets"],
     offsets: Int64[Tensor, " offsets"],
-) -> Float[Tensor, "T H K"]:
-    """softmax(q·k/√K)·v, each token over the tokens of its own protein; a protein of length 0 is no trouble.
+) -> Float[Tensor, "Q H K"]:
+    """softmax(q·k/√K)·v, each query over the tokens of its own protein; a protein without any is no trouble.
 
-    Right for any order of proteins; equal lengths side by side make it fast.
+    Protein b asks with the rows `query_offsets[b]:query_offsets[b + 1]` and answers with those of `offsets`. Right for
+    any order of proteins; equal lengths side by side make it fast.
     """
-    outputs = []
-    row = 0
-    for length, run in groupby(offsets.diff().tolist()):
-        num_proteins = sum(1 for _ in run)
-        if length == 0:
-            continue
-        rows = slice(row, row + num_proteins * length)
-        row = rows.stop
-        query, key, value = (
-            tensor[rows].reshape(num_proteins, length, *tensor.shape[1:]).transpose(1, 2)
-            for tensor in (query_THK, key_THK, value_THK)
-        )
-        outputs.append(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1))
-    if not outputs:
-        return value_THK
-    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    lengths = zip(query_offsets.diff().tolist(), offsets.diff().tolist(), strict=True)
+    groups = [(asking, answering, sum(1 for _ in run)) for (asking, answering), run in groupby(lengths)]
+    # torch.split and not slices: the gradient of a slice is a whole matrix of zeros, once per group.
+    queries = torch.split(query_QHK, [asking * proteins for asking, _, proteins in groups])
+    keys, values = (
+        torch.split(tensor, [answering * proteins for _, answering, proteins in groups])
+        for tensor in (key_THK, value_THK)
+    )
+    mixed = []
+    for (asking, _, proteins), *packed in zip(groups, queries, keys, values, strict=True):
+        if asking:
+            query, key, value = (rows.view(proteins, -1, *rows.shape[1:]).transpose(1, 2) for rows in packed)
+            mixed.append(scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(0, 1))
+    if not mixed:
+        return query_QHK
+    return torch.cat(mixed) if len(mixed) > 1 else mixed[0]

@@ -9,10 +9,10 @@ It knows nothing about stores, losses or steps. Paper: Ko et al., arXiv 2405.066
 Shapes: B proteins, T tokens of one modality, V visible ones, D fusion width, W decoder width, F feature width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
@@ -21,7 +21,7 @@ from amma.train.batch import Fused, PackedBatch, Tokens
 from amma.train.config import Family, ModelConfig
 from amma.train.positions import sincos
 from amma.train.standardise import Standardiser
-from amma.train.tokens import join, residue_rows, select
+from amma.train.tokens import Joint, join, residue_rows, select
 from amma.train.transformer import Transformer, xavier_linear
 
 Visible = Mapping[Modality, Bool[Tensor, " _T"]]
@@ -60,6 +60,18 @@ class Decoder(nn.Module):
             config.num_decoder_layers, config.decoder_width, config.num_decoder_heads, config.decoder_ffn
         )
         self.head = xavier_linear(config.decoder_width, num_features)
+
+    def forward(
+        self, parts: Sequence[Float[Tensor, "_P _W"]], joint: Joint, rows_T: Int64[Tensor, " T"] | None
+    ) -> Float[Tensor, "_T _F"]:
+        """The features at the part that `joint` reads, or at those of its rows that `rows_T` names."""
+        if joint.readout is None:
+            raise ValueError("a decoder needs a joint layout that says which part is read")
+        decoded_QW = self.transformer(joint.lay(parts), joint.offsets, joint.readout)
+        back_T = joint.readout.back_T
+        wanted_T = back_T if rows_T is None else back_T.index_select(0, rows_T)
+        features_TF: Tensor = self.head(decoded_QW.index_select(0, wanted_T))
+        return features_TF
 
 
 class AMMA(nn.Module):
@@ -162,13 +174,13 @@ class AMMA(nn.Module):
         else:
             read_at = target
             parts[target] = self._place(target, batch.tokens[target])
-        joint = join([batch.tokens[part].offsets for part in parts], batch.tokens[target].features_TD.device)
-        decoder: Decoder = self.decoders[target]  # type: ignore[assignment]
-        decoded = decoder.transformer(joint.lay(list(parts.values())), joint.offsets)
-        decoded_TW = joint.part(list(parts).index(read_at), decoded)
-        if read_at is not target:
-            decoded_TW = decoded_TW.index_select(0, residue_rows(batch.tokens[target], batch.tokens[read_at]))
-        rebuilt_TF: Tensor = decoder.head(decoded_TW)
+        joint = join(
+            [batch.tokens[part].offsets for part in parts],
+            batch.tokens[target].features_TD.device,
+            read=list(parts).index(read_at),
+        )
+        rows_T = None if read_at is target else residue_rows(batch.tokens[target], batch.tokens[read_at])
+        rebuilt_TF: Tensor = self.decoders[target](list(parts.values()), joint, rows_T)
         return rebuilt_TF
 
 

@@ -30,6 +30,18 @@ def select(tokens: Tokens, chosen_T: Bool[Tensor, " T"]) -> tuple[Tokens, Int64[
 
 
 @dataclass(frozen=True)
+class Readout:
+    """Rows of a joint matrix that are wanted, protein by protein in its order; `offsets` delimit the proteins.
+
+    `back_T[i]` says where token i of the part that is read has come to lie among them.
+    """
+
+    row_Q: Int64[Tensor, " Q"]
+    offsets: Int64[Tensor, " offsets"]
+    back_T: Int64[Tensor, " Q"]
+
+
+@dataclass(frozen=True)
 class Joint:
     """How several packed parts lie in one matrix: protein by protein, and within a protein part by part.
 
@@ -42,6 +54,7 @@ class Joint:
     row_J: Int64[Tensor, " J"]
     order_J: Int64[Tensor, " J"]
     sizes: list[int]
+    readout: Readout | None = None
 
     def lay(self, parts: Sequence[Float[Tensor, "_T _W"]]) -> Float[Tensor, "_J _W"]:
         """The joint matrix of the parts."""
@@ -51,13 +64,12 @@ class Joint:
         """The parts of a joint matrix, each in its own order again."""
         return torch.split(joint_JW.index_select(0, self.row_J), self.sizes)
 
-    def part(self, index: int, joint_JW: Float[Tensor, "J W"]) -> Float[Tensor, "_T _W"]:
-        """One part of a joint matrix, in its own order."""
-        return joint_JW.index_select(0, torch.split(self.row_J, self.sizes)[index])
 
+def join(parts: Sequence[Int64[Tensor, " offsets"]], device: torch.device, *, read: int | None = None) -> Joint:
+    """Work out the joint layout of parts that are given by their offsets; row numbers go to `device`.
 
-def join(parts: Sequence[Int64[Tensor, " offsets"]], device: torch.device) -> Joint:
-    """Work out the joint layout of parts that are given by their offsets; row numbers go to `device`."""
+    With `read`, also how to read off that part alone.
+    """
     lengths_PB = torch.stack([offsets.diff() for offsets in parts])
     joint_B = lengths_PB.sum(0)
     sorted_B = joint_B.argsort(stable=True)
@@ -77,7 +89,16 @@ def join(parts: Sequence[Int64[Tensor, " offsets"]], device: torch.device) -> Jo
         row_J.to(device, non_blocking=True),
         order_J.to(device, non_blocking=True),
         [len(row) for row in rows],
+        None if read is None else _readout(rows[read], lengths_PB[read][sorted_B], device),
     )
+
+
+def _readout(row_T: Int64[Tensor, " T"], sorted_lengths_B: Int64[Tensor, " B"], device: torch.device) -> Readout:
+    row_Q, order_Q = row_T.sort()
+    back_T = torch.empty_like(order_Q)
+    back_T[order_Q] = torch.arange(len(order_Q))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sorted_lengths_B.cumsum(0)])
+    return Readout(row_Q.to(device, non_blocking=True), offsets, back_T.to(device, non_blocking=True))
 
 
 def residue_rows(structure: Tokens, sequence: Tokens) -> Int64[Tensor, " _T"]:

@@ -34,9 +34,29 @@ def test_joining_lays_each_proteins_parts_in_order_and_comes_apart_again(lengths
             expected = [[p, rows[0][1], t] for p, part in enumerate(lengths) for t in range(part[rows[0][1]])]
             assert rows == expected
     assert len(proteins) == len(set(proteins)) == sum(1 for size in sizes if size)
-    for index, (part, again) in enumerate(zip(parts, joint.take_apart(laid), strict=True)):
+    for part, again in zip(parts, joint.take_apart(laid), strict=True):
         assert torch.equal(part, again)
-        assert torch.equal(part, joint.part(index, laid))
+
+
+@given(lengths_of_parts, st.integers(0, 2))
+@settings(max_examples=100, deadline=None)
+def test_a_part_is_read_off_protein_by_protein_and_put_back_in_order(lengths: list[list[int]], read: int) -> None:
+    read %= len(lengths)
+    parts = [
+        torch.tensor([[p, b] for b, length in enumerate(part) for _ in range(length)]).reshape(-1, 2).double()
+        for p, part in enumerate(lengths)
+    ]
+    parts[read][:, 0] = torch.arange(len(parts[read])) + 100
+    joint = join([starts(part) for part in lengths], torch.device("cpu"), read=read)
+    laid = joint.lay(parts)
+    rows = laid[joint.readout.row_Q]
+    assert torch.equal(rows[joint.readout.back_T], parts[read])
+    # The readout's proteins are those of the matrix, in its order.
+    for protein in range(len(lengths[0])):
+        start, end = joint.offsets[protein : protein + 2].tolist()
+        inside = laid[start:end]
+        begin, stop = joint.readout.offsets[protein : protein + 2].tolist()
+        assert torch.equal(rows[begin:stop], inside[inside[:, 0] >= 100])
 
 
 @given(st.lists(st.lists(st.booleans(), max_size=5), min_size=1, max_size=5))

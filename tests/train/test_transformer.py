@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from amma.train.tokens import join
 from amma.train.transformer import Transformer
 
 
@@ -39,6 +40,20 @@ def test_packed_layers_equal_torchs_encoder_protein_by_protein() -> None:
         if length:
             alone = twin(x[None, start : start + length])[0]
             torch.testing.assert_close(packed[start : start + length], alone, rtol=0, atol=1e-10)
+
+
+def test_reading_some_rows_gives_what_the_whole_stack_has_there() -> None:
+    torch.manual_seed(0)
+    ours = Transformer(2, 16, 4, 32).double()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    parts = [torch.tensor([0, *lengths]).cumsum(0) for lengths in ([5, 0, 7, 5, 1], [2, 3, 0, 2, 9])]
+    rows = [torch.randn(int(part[-1]), 16, dtype=torch.float64) for part in parts]
+    for read in range(2):
+        joint = join(parts, torch.device("cpu"), read=read)
+        whole = joint.take_apart(ours(joint.lay(rows), joint.offsets))[read]
+        some = ours(joint.lay(rows), joint.offsets, joint.readout)[joint.readout.back_T]
+        torch.testing.assert_close(some, whole, rtol=0, atol=1e-12)
 
 
 def test_queries_keys_and_values_start_as_three_square_maps() -> None:
