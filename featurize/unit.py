@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt32
 
 from amma.featurize.encoders.protocol import Encoded
-from amma.featurize.layout import CLS_MODALITIES, INDEX_ARRAYS, ArraySpec, Layout
+from amma.featurize.layout import CLS_MODALITIES, COLUMNS, INDEX_ARRAYS, ArraySpec, Layout
 from amma.featurize.moments import ChannelMoments, moments_of
 from amma.featurize.plan import Plan
 from amma.featurize.shard import as_bytes
@@ -180,7 +180,7 @@ class UnitFacts:
 
         tensors: dict[str, np.ndarray] = {}
         for modality in MODALITIES:
-            for name in ("start", "length", "crc32c", "present"):
+            for name in COLUMNS:
                 tensors[f"{modality}/{name}"] = np.ascontiguousarray(self.column(modality, name))
             if modality in CLS_MODALITIES:
                 tensors[f"{modality}/cls"] = self.cls[modality]
@@ -197,15 +197,15 @@ class UnitFacts:
         from safetensors.numpy import load
 
         tensors = load(data)
-
-        def columns(name: str) -> dict[Modality, Any]:
-            return {modality: tensors[f"{modality}/{name}"] for modality in MODALITIES}
-
+        columns: dict[str, dict[Modality, Any]] = {
+            name: {modality: tensors[f"{modality}/{name}"] for modality in MODALITIES} for name in COLUMNS
+        }
         moments = {
             modality: ChannelMoments(
                 int(tensors[f"{modality}/count"][0]), tensors[f"{modality}/sum"], tensors[f"{modality}/m2"]
             )
             for modality in MODALITIES
         }
-        cls_rows = {modality: tensors[f"{modality}/cls"] for modality in CLS_MODALITIES}
-        return cls(columns("start"), columns("length"), columns("crc32c"), columns("present"), cls_rows, moments)
+        return cls(
+            **columns, cls={modality: tensors[f"{modality}/cls"] for modality in CLS_MODALITIES}, moments=moments
+        )

@@ -216,15 +216,14 @@ class _Verifier:
             if not (self.store / name).is_file():
                 self._find(name, None, (), "is missing")
 
-    def _hit_by_column(self, layout: Layout, name: str) -> list[str]:
+    def _hit_by_column(self, layout: Layout, name: str) -> Iterator[str]:
         """The proteins whose entries are in this file of a per-protein array; nothing for other files."""
         for modality in MODALITIES:
             for spec in layout.protein_arrays(modality):
                 if name.startswith(f"{spec.path}/c/"):
                     rows = layout.protein_chunk_rows(spec)
                     begin = int(name.split("/")[3]) * rows
-                    return [self._name(row) for row in range(begin, min(begin + rows, layout.num_proteins))]
-        return []
+                    yield from map(self._name, range(begin, min(begin + rows, layout.num_proteins)))
 
     def _check(self, name: str, record: FileRecord, unit: int | None, proteins: Iterable[str]) -> bool:
         """Size, and hash where asked for; gives whether the file is as it should be."""
