@@ -111,7 +111,8 @@ class EncoderOrigin:
         except RecordError as error:
             row = int(contents.plan.order[contents.positions.start + slot])
             # Paths in a reason are shortened to what the manifest says: no machine's folders in the store.
-            error.reason = error.reason.replace(f"{self._manifest.folder}/", "")
+            error.reason = f"{modality}: {error.reason}".replace(f"{self._manifest.folder}/", "")
+            log.warning("%r left out: %s", protein.id, error.reason)
             contents.reject(modality, slot, error.rejection(id=protein.id, source="manifest", position=row + 1))
             return error
         return None
@@ -157,7 +158,6 @@ def _encode_or_isolate(encoder: Encoder, items: Sequence[EncoderInput]) -> list[
     if not isinstance(first, RecordError):
         return list(first)
     if len(items) == 1:
-        log.warning("%s: %r left out: %s", encoder.modality, items[0].protein.id, first.reason)
         return [first]
     alone = [_encode_or_isolate(encoder, [item])[0] for item in items]
     healthy = [number for number, result in enumerate(alone) if not isinstance(result, RecordError)]
@@ -182,12 +182,12 @@ def _attempt(encoder: Encoder, items: Sequence[EncoderInput]) -> Sequence[Encode
         log.debug("%s encoder", encoder.modality, exc_info=True)
         log.warning("%s encoder failed on %d proteins: %s", encoder.modality, len(items), str(error).split("\n")[0])
         # The message itself may hold addresses or sizes of this machine; the store must not.
-        reason = f"{encoder.modality}: the encoder failed on it alone ({type(error).__name__})"
+        reason = f"the encoder failed on it alone ({type(error).__name__})"
         return RecordError(_OUT_OF_MEMORY if out_of_memory else _CRASH, reason, "Look at this protein's input.")
     if len(results) != len(items):
         raise StoreError(f"the {encoder.modality} encoder gave {len(results)} results for {len(items)} proteins")
     if not all(np.isfinite(result.features).all() for result in results):
-        reason = f"{encoder.modality}: the encoder gave numbers that are not finite"
+        reason = "the encoder gave numbers that are not finite"
         return RecordError("E_NONFINITE", reason, "Look at this protein's input; the rest is not affected.")
     return results
 

@@ -34,6 +34,8 @@ from amma.manifests.table import MODALITIES, Modality
 
 log = logging.getLogger(__name__)
 
+_WINDOW = 65536
+
 Advance = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[Advance]]
 """Shows how far the writing is: given the rows to come, a function to call with the rows done."""
@@ -142,7 +144,7 @@ def _plan(path: Path, origin: Origin, asked: StoreSettings) -> tuple[Header, Pla
         num_proteins=plan.num_proteins,
         num_units=plan.num_units,
         rows={modality: plan.total_rows(modality) for modality in MODALITIES},
-        kinds=dict(Counter(planned_kinds(plan, 0, plan.num_proteins))),
+        kinds=_count_kinds(plan),
     )
     if recorded is not None and header.as_json() != recorded.as_json():
         raise StoreError(
@@ -151,6 +153,13 @@ def _plan(path: Path, origin: Origin, asked: StoreSettings) -> tuple[Header, Pla
             "Finish it with the version it was begun with, or write to a new path."
         )
     return header, plan
+
+
+def _count_kinds(plan: Plan) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for begin in range(0, plan.num_proteins, _WINDOW):
+        counts.update(planned_kinds(plan, begin, min(begin + _WINDOW, plan.num_proteins)))
+    return dict(counts)
 
 
 def _fill_locked(path: Path, origin: Origin, asked: StoreSettings, progress: Progress) -> Outcome:

@@ -67,7 +67,7 @@ class UnitContents:
         if encoded.features.shape[1] != width:
             raise StoreError(f"the {modality} encoder gave rows of {encoded.features.shape[1]}, promised {width}")
         if len(encoded.features) != rows:
-            reason = f"{modality}: the encoder gave {len(encoded.features)} rows, planned were {rows}"
+            reason = f"the encoder gave {len(encoded.features)} rows, planned were {rows}"
             raise RecordError("E_LENGTH", reason, "Report it: lengths must be known before encoding.")
         span = self._span(modality, slot)
         try:
@@ -128,7 +128,7 @@ class UnitContents:
         if np.isfinite(target).all():
             return
         if not np.isfinite(values).all():
-            reason = f"{modality}: the encoder gave numbers that are not finite"
+            reason = "the encoder gave numbers that are not finite"
             raise RecordError("E_NONFINITE", reason, "Look at this protein's input; the rest is not affected.")
         largest = float(np.abs(values).max())
         raise StoreError(

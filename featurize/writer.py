@@ -78,7 +78,7 @@ class _ArrayOrigin:
                 try:
                     contents.put(modality, slot, protein.id, protein.features[modality])
                 except RecordError as error:
-                    raise InputError(f"protein {protein.id!r}: {error.reason}", code=error.code) from error
+                    raise InputError(f"protein {protein.id!r}, {modality}: {error.reason}", code=error.code) from error
 
 
 def write_store(
