@@ -18,7 +18,7 @@ from amma.featurize.disk import check_room, disk_full_is_said, estimate, free_by
 from amma.featurize.documents import is_sealed
 from amma.featurize.fingerprint import check_fingerprint, plain
 from amma.featurize.header import Header, read_header
-from amma.featurize.ids import planned_kinds, write_ids
+from amma.featurize.ids import ROWS_PER_GROUP, planned_kinds, write_ids
 from amma.featurize.layout import IDS_FILE, LEDGER_FOLDER, LOCK_FILE, PLAN_FILE, UNITS_FOLDER, side_file
 from amma.featurize.ledger import LedgerEntry, check_sizes, commit, committed_units, hash_of_ids, read_entry, sweep
 from amma.featurize.lock import StoreLock
@@ -33,8 +33,6 @@ from amma.manifests.files import TEMPORARY_SUFFIX, write_atomically, write_json_
 from amma.manifests.table import MODALITIES, Modality
 
 log = logging.getLogger(__name__)
-
-_WINDOW = 65536
 
 Advance = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[Advance]]
@@ -157,8 +155,8 @@ def _plan(path: Path, origin: Origin, asked: StoreSettings) -> tuple[Header, Pla
 
 def _count_kinds(plan: Plan) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for begin in range(0, plan.num_proteins, _WINDOW):
-        counts.update(planned_kinds(plan, begin, min(begin + _WINDOW, plan.num_proteins)))
+    for begin in range(0, plan.num_proteins, ROWS_PER_GROUP):
+        counts.update(planned_kinds(plan, begin, min(begin + ROWS_PER_GROUP, plan.num_proteins)))
     return dict(counts)
 
 

@@ -13,11 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from amma.featurize.layout import IDS_FILE
 from amma.featurize.plan import Plan
+from amma.manifests.errors import CorruptStoreError
 from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory
 from amma.manifests.table import MODALITIES, kind_of
 
 ROWS_PER_GROUP = 65536
+"""Proteins in memory while writing."""
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -114,12 +117,30 @@ class StoredIds(Sequence[str]):
     def _column(self) -> Any:
         with self._lock:
             if self._ids is None:
-                table = pq.read_table(self._load(), columns=["id"])
-                self._ids = pa.concat_arrays(table.column("id").chunks).cast(pa.large_string())
+                parts = [part.cast(pa.large_string()) for part in _column(self._load(), "id").chunks]
+                self._ids = pa.concat_arrays(parts)
+                if len(self._ids) != self._length:
+                    raise CorruptStoreError(f"{IDS_FILE}: holds {len(self._ids)} ids, the plan says {self._length}")
             return self._ids
 
 
 def read_sequences(source: pa.BufferReader) -> list[str]:
     """All sequences, in plan order."""
-    sequences: list[str] = pq.read_table(source, columns=["sequence"]).column("sequence").to_pylist()
+    sequences: list[str] = _column(source, "sequence").to_pylist()
     return sequences
+
+
+def _column(source: Any, name: str) -> Any:
+    try:
+        return pq.read_table(source, columns=[name]).column(name)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptStoreError(f"{IDS_FILE}: cannot be read ({error}). Run amma-featurize verify.") from error
+
+
+def stream_ids(path: Path) -> Iterator[str]:
+    """The ids in plan order, a batch in memory at a time."""
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(columns=["id"]):
+            yield from batch.column(0).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptStoreError(f"{path}: cannot be read ({error}). Remove it to have it written again.") from error

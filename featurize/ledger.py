@@ -96,7 +96,7 @@ def read_entry(store: Path, unit: int, plan_sha256: str) -> LedgerEntry:
 def committed_units(store: Path) -> list[int]:
     """The units that have an entry, in order."""
     folder = store / LEDGER_FOLDER
-    return sorted(int(path.stem) for path in folder.glob("*.json")) if folder.is_dir() else []
+    return sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit()) if folder.is_dir() else []
 
 
 def checked_side_file(store: Path, entry: LedgerEntry, name: str) -> bytes:
@@ -122,10 +122,9 @@ def sweep(store: Path, layout: Layout, committed: Iterable[int]) -> int:
     folders = [store / spec.path / "c" for modality in MODALITIES for spec in layout.row_arrays(modality)]
     for folder in [*folders, store / UNITS_FOLDER]:
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            unit = int(path.stem)
-            if unit in kept:
+            if not path.stem.isdigit() or int(path.stem) in kept:
                 continue
-            partial.add(unit)
+            partial.add(int(path.stem))
             for inner in path.iterdir() if path.is_dir() else []:
                 inner.unlink()
             path.rmdir() if path.is_dir() else path.unlink()

@@ -4,15 +4,15 @@ Every step writes files that are a pure function of the committed units, so a se
 done again; `seal.json` comes last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from amma.featurize.documents import check_version, read_document
 from amma.featurize.header import Header
+from amma.featurize.ids import stream_ids
 from amma.featurize.layout import (
     FORMAT,
     IDS_FILE,
@@ -97,18 +97,13 @@ def _record(path: Path) -> FileRecord:
 
 def _check_ids(path: Path, entries: Sequence[LedgerEntry]) -> None:
     """The ids of every unit, as its entry hashed them, are those of `ids.parquet`."""
-    ids = _stream_ids(path)
+    ids = stream_ids(path)
     for entry in entries:
         if hash_of_ids([next(ids, "") for _ in range(entry.proteins)]) != entry.ids_sha256:
             raise CorruptStoreError(
                 f"{path}: the ids of unit {entry.unit} are not those it was computed for. "
                 f"Remove {path.name} to have it written again."
             )
-
-
-def _stream_ids(path: Path) -> Iterator[str]:
-    for batch in pq.ParquetFile(path).iter_batches(columns=["id"]):
-        yield from batch.column(0).to_pylist()
 
 
 def _write_protein_arrays(store: Path, layout: Layout, entries: Sequence[LedgerEntry]) -> None:

@@ -83,7 +83,8 @@ class Verification:
         checked = f"{self.files} files, {human(self.bytes)}: {how} checked"
         if not self.findings:
             return [f"{self.store}: intact. {checked}; root {self.root}"]
-        return [f"{self.store}: {len(self.findings)} things are wrong. {checked}", *(f.line() for f in self.findings)]
+        count = f"{len(self.findings)} finding{'s' if len(self.findings) > 1 else ''}"
+        return [f"{self.store}: {count}. {checked}", *(finding.line() for finding in self.findings)]
 
 
 def verify_store(
@@ -133,7 +134,8 @@ class _Verifier:
                 self._unit(header.layout, entry)
                 advance(entry.size)
         for name in sorted(set(inventory) - self.known):
-            self._find(name, None, (), "is not a file of this store")
+            stale = "was left by a run that was killed as it ended; the same command again removes it"
+            self._find(name, None, (), stale if name == LOCK_FILE else "is not a file of this store")
         self.report.bytes = sum(inventory.values())
         return self.report
 
@@ -195,8 +197,8 @@ class _Verifier:
             names = StoredIds(lambda: pa.BufferReader(data), header.num_proteins)
             try:
                 names[0]
-            except (pa.ArrowException, OSError, IndexError):
-                self._find(IDS_FILE, None, (), "is damaged")
+            except CorruptStoreError as error:
+                self._find(IDS_FILE, None, (), str(error))
                 return
             self.names = names
 

@@ -14,6 +14,7 @@ from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.opened import OpenShards
 from amma.featurize.reader import FeatureStore
 from amma.featurize.settings import StoreSettings
+from amma.featurize.verify import verify_store
 from amma.featurize.writer import ProteinArrays, write_store
 from amma.manifests.errors import AmmaError, StoreError
 from amma.manifests.table import MODALITIES, Modality
@@ -250,3 +251,18 @@ def test_threads_read_the_same_with_fewer_open_files_than_shards(
     for descriptor in descriptors:
         with pytest.raises(OSError):
             (Path("/proc/self/fd") / str(descriptor)).readlink()
+
+
+def test_a_modality_that_no_protein_of_a_unit_has_takes_no_file(memory_folder: Path, random_proteins: Proteins) -> None:
+    proteins = random_proteins(30)
+    for protein in proteins:
+        protein.features.pop(Modality.FUNC, None)
+    write(memory_folder / "s.zarr", proteins)
+    assert not (memory_folder / "s.zarr" / "func/features/c").exists()
+    assert verify_store(memory_folder / "s.zarr").findings == []
+    group = zarr.open_group(memory_folder / "s.zarr", mode="r")
+    assert np.isnan(group["func/features"][:]).all()
+    assert not group["func/present"][:].any()
+    with FeatureStore(memory_folder / "s.zarr") as store:
+        assert_same(store, proteins)
+        assert set(store.kinds()) == {"seq", "seq-str"}
