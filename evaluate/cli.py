@@ -30,7 +30,9 @@ def function(
     readout: Annotated[Readout, typer.Option(help="How residues become one vector.")] = Readout.MEAN,
     seeds: Annotated[int, typer.Option(min=1, help="Tunings to average over.")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many passes over the training split.")] = 50,
-    patience: Annotated[int, typer.Option(min=1, help="Stop after so many without a better validation Fmax.")] = 5,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Stop after so many without a better validation Fmax or loss.")
+    ] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Proteins in a step.")] = 32,
     fusion_lr: Annotated[
         list[float] | None,

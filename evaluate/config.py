@@ -66,7 +66,8 @@ class FinetuneConfig(Settings):
     batch_size: Positive = 32
     max_epochs: Positive = 50
     patience: Positive = 5
-    """Tuning stops after this many epochs without a better validation Fmax (at equal Fmax: a lower loss)."""
+    """Tuning stops after this many epochs in which neither validation Fmax nor validation loss got better; the weights
+    of the epoch with the best Fmax are kept (at equal Fmax: with the lower loss)."""
     num_seeds: Positive = 3
     """Tunings that the mean and the standard deviation are taken over, with seeds 0, 1, …"""
 

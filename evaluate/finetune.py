@@ -117,8 +117,8 @@ def tune(
     parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
     target_NK = torch.from_numpy(task.train.target_NK).to(bench.device, torch.float32)
     epochs: list[Epoch] = []
-    best_epoch, best_weights = 0, []
-    while len(epochs) < config.max_epochs and len(epochs) - best_epoch < config.patience:
+    best_epoch, best_weights, last_gain = 0, [], 0
+    while len(epochs) < config.max_epochs and len(epochs) - last_gain < config.patience:
         total = 0.0
         order = generator_for(seed, len(epochs)).permutation(len(task.train.ids))
         for places in np.split(order, range(config.batch_size, len(order), config.batch_size)):
@@ -133,7 +133,11 @@ def tune(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += float(loss.detach()) * len(places)
-        epochs.append(_validated(total / len(order), head, valid, bench))
+        now = _validated(total / len(order), head, valid, bench)
+        # On few proteins Fmax moves in steps, and often down before it goes up: a falling loss is reason to wait.
+        if not epochs or now.rank > epochs[best_epoch - 1].rank or now.valid_loss < min(e.valid_loss for e in epochs):
+            last_gain = len(epochs) + 1
+        epochs.append(now)
         if best_epoch == 0 or epochs[-1].rank > epochs[best_epoch - 1].rank:
             best_epoch = len(epochs)
             best_weights = [parameter.detach().clone() for parameter in parameters]

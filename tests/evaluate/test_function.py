@@ -10,7 +10,7 @@ from amma.featurize.writer import write_store
 from amma.manifests.errors import FingerprintError
 from amma.manifests.table import Modality
 
-FUSION = {"protocol": "fusion", "num_seeds": 2, "max_epochs": 8}
+FUSION = {"protocol": "fusion", "num_seeds": 2, "max_epochs": 5}
 PROBE = {"protocol": "probe", "num_seeds": 2, "readout": "first"}
 
 
