@@ -3,10 +3,11 @@
 Slurm sends SIGTERM before it takes a node away.
 """
 
+import os
+import signal
 from types import FrameType
 
 from amma.featurize.stopping import StopSignals
-from amma.manifests.console import say
 
 
 class Interruption(StopSignals):
@@ -21,6 +22,8 @@ class Interruption(StopSignals):
         return 0 if self._received is None else 128 + self._received
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        super()._note(number, frame)
-        if self._received is not None:
-            say(f"{self._received.name}: finishing this step and saving; once more to stop at once")
+        self._received = signal.Signals(number)
+        for each in self._previous:
+            signal.signal(each, signal.SIG_DFL)
+        # Not print(): the handler may have come in the middle of one.
+        os.write(2, b"finishing this step and saving; a second signal ends at once and loses what was not saved\n")

@@ -104,7 +104,7 @@ def config(store: Path) -> Callable[..., RunConfig]:
             "stores": (store,),
             "model": SMALL.model_dump(),
             "mask": MaskConfig(visible_tokens=12).model_dump(),
-            "epochs": 3,
+            "epochs": 2,
             "validation_fraction": 0.1,
             "threads": 1,
             "device": "cpu",
