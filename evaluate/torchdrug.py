@@ -22,14 +22,15 @@ def fmax_torchdrug(score_NK: Float[Tensor, "N K"], target_NK: Bool[Tensor, "N K"
     Precision is averaged over the proteins that have a pair so far, recall over all N.
     """
     num_proteins, num_terms = score_NK.shape
+    column_K, row_N = (torch.arange(n, device=score_NK.device) for n in (num_terms, num_proteins))
     order_NK = score_NK.argsort(descending=True, dim=1)
     hits_NK = target_NK.gather(1, order_NK).to(score_NK.dtype).cumsum(1)
-    precision_NK = hits_NK / torch.arange(1, num_terms + 1, device=score_NK.device)
+    precision_NK = hits_NK / (column_K + 1)
     recall_NK = hits_NK / (hits_NK[:, -1:] + TINY)
     # Where each pair stands in its own row's order: a second sort, over all pairs, walks through these places.
-    rank_NK = torch.empty_like(order_NK).scatter_(1, order_NK, torch.arange(num_terms).expand_as(order_NK))
+    rank_NK = torch.empty_like(order_NK).scatter_(1, order_NK, column_K.expand_as(order_NK))
     walk_P = score_NK.flatten().argsort(descending=True)
-    place_P = (torch.arange(num_proteins)[:, None] * num_terms + rank_NK).flatten()[walk_P]
+    place_P = (row_N[:, None] * num_terms + rank_NK).flatten()[walk_P]
     first_P = rank_NK.flatten()[walk_P] == 0
 
     def running(per_pair_NK: Tensor) -> Tensor:
@@ -44,5 +45,5 @@ def fmax_torchdrug(score_NK: Float[Tensor, "N K"], target_NK: Bool[Tensor, "N K"
 def aupr_torchdrug(score_NK: Float[Tensor, "N K"], target_NK: Bool[Tensor, "N K"]) -> float:
     """`area_under_prc` of torchdrug/metrics/metric.py over all pairs: the mean of precision at each true pair."""
     target_P = target_NK.flatten()[score_NK.flatten().argsort(descending=True)]
-    precision_P = target_P.cumsum(0) / torch.arange(1, len(target_P) + 1)
+    precision_P = target_P.cumsum(0) / torch.arange(1, len(target_P) + 1, device=target_P.device)
     return float(precision_P[target_P].sum() / (target_P.sum() + TINY))

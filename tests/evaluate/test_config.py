@@ -1,7 +1,8 @@
 import pytest
 
-from amma.evaluate.config import FinetuneConfig, Rates
+from amma.evaluate.config import FinetuneConfig, Rates, TaskName
 from amma.manifests.errors import ConfigError
+from amma.manifests.labels import TASK_COLUMNS
 
 
 def test_the_grid_is_every_pair_of_learning_rates() -> None:
@@ -31,3 +32,7 @@ def test_settings_without_effect_or_out_of_range_are_refused(values: dict[str, o
 def test_a_configuration_read_back_from_its_json_is_the_same() -> None:
     for config in (FinetuneConfig(), FinetuneConfig.parse({"protocol": "probe"}, source="test")):
         assert FinetuneConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_every_task_of_the_command_line_has_a_column_in_label_tables() -> None:
+    assert {str(name) for name in TaskName} == set(TASK_COLUMNS)
