@@ -71,7 +71,7 @@ CLS_MODALITIES = (Modality.SEQ, Modality.FUNC)
 """The modalities whose encoder has a special token."""
 
 COLUMNS = ("start", "length", "crc32c", "present")
-_COLUMN_DTYPES = {
+_COLUMN_DTYPES: Mapping[str, np.dtype[Any]] = {
     "start": np.dtype("<i8"),
     "length": np.dtype("<i4"),
     "crc32c": np.dtype("<u4"),

@@ -57,7 +57,7 @@ class OpenShards:
             if offset + len(wanted) > self._sizes[name] - index_size(self._layout.chunks_per_shard):
                 raise self._corrupt(name, f"ends before row {row + len(target)} of its unit")
             while got < len(wanted):
-                more = os.preadv(descriptor, [wanted[got:]], offset + got)
+                more = os.preadv(descriptor, [wanted.data[got:]], offset + got)
                 if not more:
                     raise self._corrupt(name, "was cut while it was open")
                 got += more

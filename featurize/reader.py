@@ -175,7 +175,7 @@ class FeatureStore:
         values = np.empty(spec.row_shape, dtype=spec.dtype)
         descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            read = os.preadv(descriptor, [values.view(np.uint8)], row * spec.row_bytes)
+            read = os.preadv(descriptor, [values.view(np.uint8).data], row * spec.row_bytes)
         finally:
             os.close(descriptor)
         if read != spec.row_bytes:

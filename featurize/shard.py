@@ -53,8 +53,9 @@ def index_bytes(used: int, chunk_bytes: int, chunks: int) -> bytes:
     entries = np.full((chunks, 2), _MISSING, dtype="<u8")
     entries[:used, 0] = np.arange(used, dtype=np.uint64) * np.uint64(chunk_bytes)
     entries[:used, 1] = chunk_bytes
-    data = entries.tobytes()
-    return data + google_crc32c.value(data).to_bytes(_CRC_BYTES, "little")
+    data: bytes = entries.tobytes()
+    crc: bytes = google_crc32c.value(data).to_bytes(_CRC_BYTES, "little")
+    return data + crc
 
 
 def used_chunks_of(size: int, index: bytes, chunk_bytes: int, chunks: int) -> int:
@@ -110,7 +111,7 @@ def write_shard(
     index = index_bytes(len(rows_R) // layout.chunk_rows, chunk_bytes, layout.chunks_per_shard)
     aside = path.with_name(path.name + TEMPORARY_SUFFIX)
     with aside.open("wb") as handle:
-        handle.write(as_bytes(rows_R))
+        handle.write(as_bytes(rows_R).data)
         handle.write(index)
         handle.flush()
         os.fsync(handle.fileno())

@@ -29,15 +29,15 @@ def opened_manifest(
         return
     if source.is_dir() and structures is not None:
         raise UsageError(f"{source} is a folder of structures already; leave --structures out.")
-    inputs = {
-        "sequences": None if source.is_dir() else source,
-        "structures": source if source.is_dir() else structures,
-        "descriptions": descriptions,
-    }
     with tempfile.TemporaryDirectory() as folder:
         beside = store.parent / f"{store.stem}.manifest.parquet"
         out = Path(folder) / beside.name if dry_run else beside
-        report = build_manifest(**inputs, out=out)
+        report = build_manifest(
+            sequences=None if source.is_dir() else source,
+            structures=source if source.is_dir() else structures,
+            descriptions=descriptions,
+            out=out,
+        )
         for line in report.lines():
             say(line)
         yield Manifest(out), len(report.rejections)
