@@ -6,6 +6,7 @@ data, 2 misuse, 3 quarantined records under ``--strict``.
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,9 @@ def new_app(help_text: str) -> typer.Typer:
 def run_app(app: typer.Typer) -> None:
     """Run a command; an `AmmaError` becomes one line on stderr and its exit code."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    # Read by libgomp when torch is loaded: threads that wait spin only briefly, then sleep. On a machine whose
+    # processors are all taken, spinning makes a step several times as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except AmmaError as error:
