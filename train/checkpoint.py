@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt64
+from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -102,24 +103,23 @@ class Checkpoints:
     def save(self, snapshot: Snapshot, *, seen: Path, best: bool) -> Path:
         """Write a checkpoint of step `snapshot.state["step"]` and swap the pointers; gives its folder.
 
-        `seen` is a finished file that is linked into the folder. Older checkpoints are removed last.
+        `seen` is a finished file that is linked into the folder. Older checkpoints are removed last. Raises
+        `CheckpointError` (`E_DISK`) if it cannot be written; those that are there stay as they are.
         """
         self.folder.mkdir(exist_ok=True)
         final = self.folder / f"{PREFIX}{snapshot.state['step']:08d}"
         aside = final.with_name(final.name + TEMPORARY_SUFFIX)
         if aside.exists():
             shutil.rmtree(aside)
-        aside.mkdir()
-        save_file(dict(snapshot.model), aside / MODEL)
-        save_file(dict(snapshot.training), aside / TRAINING)
-        _link(seen, aside / SEEN)
-        files = {}
-        for name in (MODEL, TRAINING, SEEN):
-            _fsync(aside / name)
-            files[name] = {"sha256": sha256_of_file(aside / name), "size": (aside / name).stat().st_size}
-        state = {**snapshot.state, "files": files, "format": "amma-checkpoint", "version": FORMAT_VERSION}
-        write_json_atomically(aside / STATE, {**state, "sha256": sha256_of_json(state)})
-        fsync_directory(aside)
+        try:
+            _write(aside, snapshot, seen)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise CheckpointError(
+                f"{final}: cannot be written ({error}). The checkpoints before it are safe: make room, then run the "
+                "same command again.",
+                code="E_DISK",
+            ) from error
         replaced = final.with_name(final.name + REPLACED)
         if final.exists():  # the same step with its epoch not yet closed
             final.rename(replaced)
@@ -292,6 +292,21 @@ def _first_sound(folders: Sequence[Path], read: Callable[[Path], Result]) -> Res
 
 def _step(folder: Path) -> int:
     return int(folder.name.removeprefix(PREFIX))
+
+
+def _write(folder: Path, snapshot: Snapshot, seen: Path) -> None:
+    """Write the four files of a checkpoint and make them durable."""
+    folder.mkdir()
+    save_file(dict(snapshot.model), folder / MODEL)
+    save_file(dict(snapshot.training), folder / TRAINING)
+    _link(seen, folder / SEEN)
+    files = {}
+    for name in (MODEL, TRAINING, SEEN):
+        _fsync(folder / name)
+        files[name] = {"sha256": sha256_of_file(folder / name), "size": (folder / name).stat().st_size}
+    state = {**snapshot.state, "files": files, "format": "amma-checkpoint", "version": FORMAT_VERSION}
+    write_json_atomically(folder / STATE, {**state, "sha256": sha256_of_json(state)})
+    fsync_directory(folder)
 
 
 def _link(source: Path, target: Path) -> None:

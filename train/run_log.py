@@ -32,9 +32,17 @@ class RunLog:
         fsync_directory(path.parent)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Add one line; numbers must be finite."""
-        self._handle.write((json.dumps(record, allow_nan=False) + "\n").encode())
-        self._handle.flush()
+        """Add one line; numbers must be finite. Raises `CheckpointError` (`E_DISK`) if it cannot be written."""
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        try:
+            self._handle.write(line)
+            self._handle.flush()
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: cannot be written ({error.strerror}). The last checkpoint is safe: make room, then run "
+                "the same command again.",
+                code="E_DISK",
+            ) from error
 
     def sync(self) -> int:
         """Make what was written durable; the length in bytes."""

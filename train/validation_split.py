@@ -69,8 +69,8 @@ def kmer_clusters(sequences: Sequence[str], advance: Callable[[int], None] = lam
     From the longest sequence down (ties by text), each joins the founder of a cluster with which it shares most
     distinct 5-mers, if these are at least `MINIMUM_SHARED` and `SHARED_FRACTION` of its own; else it founds one. That
     finds relatives from about 50 % identity up; more distant ones need `--clusters` from a profile or alignment
-    search. Time grows with the residues times the founders that share a 5-mer: about a minute for 100,000 proteins,
-    so give `--clusters` for millions.
+    search. Time grows with the residues times the founders that share a 5-mer: 16 s for 30,000 proteins of 350
+    residues on one core, and more than in proportion from there, so give `--clusters` for hundreds of thousands.
     """
     order = sorted(range(len(sequences)), key=lambda row: (-len(sequences[row]), sequences[row]))
     founders_of: dict[str, array[int]] = {}

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -132,6 +133,22 @@ def test_when_all_are_damaged_nothing_is_begun_anew_by_itself(run_dir: Path) -> 
     flip(save(run_dir, 1) / MODEL)
     with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
         newest_step(run_dir)
+
+
+def test_a_full_disk_is_said_and_leaves_the_checkpoints_before(run_dir: Path) -> None:
+    save(run_dir, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))  # no file may grow beyond 64 bytes
+    try:
+        with pytest.raises(CheckpointError, match="make room, then run the same command again") as caught:
+            save(run_dir, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.code == "E_DISK"
+    assert [path.name for path in (run_dir / "checkpoints").glob("step-*")] == ["step-00000001"]
+    assert newest_step(run_dir) == 1
+    save(run_dir, 2)
+    assert newest_step(run_dir) == 2
 
 
 def test_a_damaged_newer_checkpoint_is_set_aside_when_the_run_goes_on(run_dir: Path) -> None:
