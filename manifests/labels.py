@@ -4,19 +4,24 @@ Legend: N proteins, K terms.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
 
+from amma.manifests.deepfri import is_annotation, read_annotation
 from amma.manifests.errors import InputError, UsageError
 from amma.manifests.textfile import open_text
 
-TASK_COLUMNS = {"ec": "ec", "ec-class": "ec_class"}
+TASK_COLUMNS = {"ec": "ec", "ec-class": "ec_class", "go-mf": "go_mf", "go-bp": "go_bp", "go-cc": "go_cc"}
 """Which column of a label table each task reads."""
+
+Unlabelled = Literal["keep", "drop"]
+"""What becomes of a protein that is in the table without a term of the task."""
 
 SPLITS = ("train", "valid", "test")
 
@@ -35,34 +40,67 @@ class LabelTable:
     path: Path
 
 
-def read_labels(path: Path, task: str) -> LabelTable:
-    """Read the labels of `task` from a TSV with a header: column `id`, and the task's column, comma-separated.
+def read_labels(path: Path, task: str, *, unlabelled: Unlabelled = "keep") -> LabelTable:
+    """Read the labels of `task` from a TSV, or from an annotation table as DeepFRI publishes them.
 
-    Terms are taken as they stand: the partial EC number `2.6.1.-` is a term of its own. Raises `UsageError` for an
-    unknown task, `InputError` if a column is missing (`E_COLUMNS`) or an id is repeated (`E_DUP`).
+    The TSV has a header: column `id`, and the task's column (`TASK_COLUMNS`), comma-separated. A DeepFRI table is known
+    by its first line; its terms are all that its header lists, and `ec-class` takes the first digits of its EC
+    numbers. Terms are taken as they stand: the partial EC number `2.6.1.-` is a term of its own. With `unlabelled`
+    "drop", proteins without a term of the task are left out; "keep" gives them a row of False.
+
+    Raises `UsageError` for an unknown task, `InputError` if a column is missing (`E_COLUMNS`), an id is repeated
+    (`E_DUP`) or a term is not in the header's list (`E_TERM`).
     """
     if task not in TASK_COLUMNS:
         near = get_close_matches(task, TASK_COLUMNS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"no task called {task!r}.{hint} Known: {', '.join(sorted(TASK_COLUMNS))}.")
-    column = TASK_COLUMNS[task]
-    labels: dict[str, list[str]] = {}
-    for line, row in read_tsv(path, required=("id", column)):
-        protein = row["id"].strip()
+    listed, rows = _read_deepfri(path, task) if is_annotation(path) else (None, _read_columns(path, task))
+    labels: dict[str, tuple[str, ...]] = {}
+    seen: set[str] = set()
+    for line, protein, row_terms in rows:
         if not protein:
             raise InputError(f"{path}:{line}: a row without an id.")
-        if protein in labels:
+        if protein in seen:
             raise InputError(f"{path}:{line}: id {protein!r} again; each protein has one row.", code="E_DUP")
-        labels[protein] = [term.strip() for term in row[column].split(",") if term.strip()]
+        seen.add(protein)
+        if listed is not None and (strange := set(row_terms).difference(listed)):
+            raise InputError(
+                f"{path}:{line}: {min(strange)!r} is not among the terms that the table's head lists.", code="E_TERM"
+            )
+        if row_terms or unlabelled == "keep":
+            labels[protein] = row_terms
     if not labels:
-        raise InputError(f"{path}: a label table without rows.")
-    terms = tuple(sorted({term for row_terms in labels.values() for term in row_terms}))
+        raise InputError(f"{path}: a label table without {'rows' if not seen else f'a label for task {task!r}'}.")
+    terms = tuple(sorted(listed or {term for row_terms in labels.values() for term in row_terms}))
     place = {term: k for k, term in enumerate(terms)}
     targets_NK = np.zeros((len(labels), len(terms)), dtype=np.bool_)
     for n, row_terms in enumerate(labels.values()):
-        for term in row_terms:
-            targets_NK[n, place[term]] = True
+        targets_NK[n, [place[term] for term in row_terms]] = True
     return LabelTable(ids=tuple(labels), terms=terms, targets=targets_NK, path=path)
+
+
+_Rows = Iterable[tuple[int, str, tuple[str, ...]]]
+"""Line, id and terms of each row."""
+
+
+def _read_columns(path: Path, task: str) -> _Rows:
+    column = TASK_COLUMNS[task]
+    for line, row in read_tsv(path, required=("id", column)):
+        yield line, row["id"].strip(), tuple(term.strip() for term in row[column].split(",") if term.strip())
+
+
+def _read_deepfri(path: Path, task: str) -> tuple[frozenset[str], _Rows]:
+    if task != "ec-class":
+        annotation = read_annotation(path, task)
+        return frozenset(annotation.terms), annotation.rows
+    annotation = read_annotation(path, "ec")
+    rows = [(line, protein, tuple(map(_ec_class, terms))) for line, protein, terms in annotation.rows]
+    return frozenset(map(_ec_class, annotation.terms)), rows
+
+
+def _ec_class(number: str) -> str:
+    return number.partition(".")[0]
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -76,25 +114,46 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def read_splits(folder: Path) -> dict[str, tuple[str, ...]]:
+def read_splits(folder: Path, *, prefix: str | None = None) -> dict[str, tuple[str, ...]]:
     """The ids of `train`, `valid` and `test` from the lists `train.txt`, `valid.txt` and `test.txt` of `folder`.
 
-    Raises `InputError` if a list is missing or empty, or if two of them share an id (`E_SPLITS`).
+    Lists may have a common beginning, as DeepFRI's have (`nrPDB-EC_2020.04_train.txt`): the one that begins with
+    `prefix`, or the only one there is. Without `prefix`, a plain `train.txt` comes first.
+
+    Raises `InputError` if a list is missing or empty, or if two of them share an id (`E_SPLITS`); `UsageError` if
+    several sets of lists are there to choose from.
     """
+    beginning = _find_beginning(folder, prefix)
     splits: dict[str, tuple[str, ...]] = {}
     owner: dict[str, str] = {}
     for split in SPLITS:
-        path = folder / f"{split}.txt"
+        path = folder / f"{beginning}{split}.txt"
         splits[split] = read_ids(path)
         if not splits[split]:
             raise InputError(f"{path}: an empty split; expected one id a line.")
         for protein in splits[split]:
             if owner.setdefault(protein, split) != split:
                 raise InputError(
-                    f"{path}: {protein!r} is also in {owner[protein]}.txt; a protein may be in one split only.",
+                    f"{path}: {protein!r} is also in {beginning}{owner[protein]}.txt; "
+                    "a protein may be in one split only.",
                     code="E_SPLITS",
                 )
     return splits
+
+
+def _find_beginning(folder: Path, prefix: str | None) -> str:
+    """What the names of the three lists begin with."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder (expected one with train.txt, valid.txt and test.txt).")
+    last = f"{SPLITS[0]}.txt"
+    if prefix is None and (folder / last).exists():
+        return ""
+    names = sorted(path.name for path in folder.glob(f"*{last}") if path.name.startswith(prefix or ""))
+    if len(names) == 1:
+        return names[0].removesuffix(last)
+    if names:
+        raise UsageError(f"{folder} has several splits: {', '.join(names)}. Name the beginning of one as its prefix.")
+    raise InputError(f"{folder / f'{prefix or str()}{last}'}: no such file (expected one id a line).")
 
 
 def read_tsv(path: Path, *, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
