@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
+from amma.manifests.chains import RawChain, read_chains, select_chain
 from amma.manifests.console import progress
 from amma.manifests.descriptions import NO_TEXT, Texts, read_described_sequences
 from amma.manifests.errors import InputError, UsageError
 from amma.manifests.files import write_json_atomically
+from amma.manifests.placement import num_left_out, place
 from amma.manifests.quarantine import RecordError, Rejection, write_quarantine
 from amma.manifests.report import BuildReport, Duplicate
 from amma.manifests.sequences import SequenceRecord, clean_id, clean_sequence, read_sequences
 from amma.manifests.structure_files import StructureFiles, alphafold_accession
-from amma.manifests.structures import RawChain, place, read_chains, select_chain
+from amma.manifests.structures import read_structure
 from amma.manifests.table import ManifestWriter, Protein
 
 Roster = Callable[[], Iterator[SequenceRecord | Rejection]]
@@ -130,6 +132,7 @@ class _Build:
     kinds: Counter[str] = field(default_factory=Counter)
     residues: int = 0
     unresolved: Counter[str] = field(default_factory=Counter)
+    tags: Counter[str] = field(default_factory=Counter)
 
     def protein(
         self, record: SequenceRecord | Rejection, survey: _Survey, texts: Texts | None, source: Path
@@ -172,12 +175,15 @@ class _Build:
         path = self.files.path(stem)
         try:
             data, chain = _read_chain(path, record.id)
-            _, unresolved = place(chain, record.sequence)
+            placed, unresolved = place(chain, record.sequence)
         except RecordError as error:
             self.rejections.append(error.rejection(id=record.id, source=str(path), position=None))
             self.failed.add(stem)
             return None
         self.used.add(stem)
+        tag = num_left_out(chain, placed)
+        self.tags["proteins"] += tag > 0
+        self.tags["residues"] += tag
         # abspath keeps links as the user named them; the folder is resolved because Manifest.folder is.
         relative = os.path.relpath(os.path.abspath(path), self.out.resolve().parent)  # noqa: PTH100
         return _Structure(Path(relative).as_posix(), hashlib.sha256(data).hexdigest(), chain.name, unresolved)
@@ -225,6 +231,7 @@ class _Build:
             kinds=dict(sorted(self.kinds.items())),
             residues=self.residues,
             unresolved={key: self.unresolved[key] for key in ("proteins", "residues")},
+            tags={key: self.tags[key] for key in ("proteins", "residues")},
             other_sequence=texts.other_sequence if texts else 0,
             duplicates=tuple(survey.duplicates),
             conflicts=tuple(texts.conflicts) if texts else (),
@@ -245,8 +252,5 @@ class _Structure:
 @lru_cache(maxsize=1)
 def _read_chain(path: Path, protein_id: str) -> tuple[bytes, RawChain]:
     """The bytes of a structure file and its protein's chain; the last one is kept, as a roster of files asks twice."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RecordError("E_FILE", f"cannot be read: {error.strerror}", "Check the file and its rights.") from error
+    data = read_structure(path)
     return data, select_chain(read_chains(data, path.name), None, protein_id)

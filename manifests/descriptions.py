@@ -8,6 +8,7 @@ from pathlib import Path
 from amma.manifests.labels import read_tsv
 from amma.manifests.quarantine import RecordError, Rejection
 from amma.manifests.sequences import SequenceRecord, clean_id, clean_sequence
+from amma.manifests.textfile import is_utf8
 
 NAME_COLUMN = "EntryName"
 TEXT_COLUMNS = ("ProteinName", "Function", "SubcellularLocation", "Similarity")
@@ -40,9 +41,7 @@ def read_descriptions(path: Path) -> Iterator[Description | Rejection]:
         name = row.get(NAME_COLUMN, "").strip()
         name_field, function, location, similarity = (row[column].strip() for column in TEXT_COLUMNS)
         text = (name_field, function, location, similarity)
-        try:
-            "".join((name, *text)).encode()
-        except UnicodeEncodeError:
+        if not is_utf8("".join((name, *text))):
             error = RecordError("E_UTF8", "text that is not UTF-8", "Save the table as UTF-8.")
             yield error.rejection(id=name, source=str(path), position=position)
             continue

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from amma.manifests.deepfri import is_annotation, read_annotation
 from amma.manifests.errors import InputError, UsageError
-from amma.manifests.textfile import open_text
+from amma.manifests.textfile import MAX_LINE, open_text
 
 TASK_COLUMNS = {"ec": "ec", "ec-class": "ec_class", "go-mf": "go_mf", "go-bp": "go_bp", "go-cc": "go_cc"}
 """Which column of a label table each task reads."""
@@ -162,6 +162,7 @@ def read_tsv(path: Path, *, required: Sequence[str]) -> Iterator[tuple[int, dict
     Raises `InputError` naming the columns of `required` that the header lacks (`E_COLUMNS`).
     """
     with open_text(path) as handle:
+        csv.field_size_limit(MAX_LINE)  # the stream bounds lines; csv's own bound is 128 KiB a cell
         # Quotes are ordinary characters in these tables (5"-nucleotidase): with csv's default quoting, one stray
         # quote at the start of a cell swallows every row up to the next.
         rows = csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -44,6 +44,8 @@ class BuildReport:
     residues: int
     unresolved: dict[str, int]
     """Proteins whose structure lacks residues, and how many residues those are."""
+    tags: dict[str, int]
+    """Proteins whose structure has an expression tag at an end, which was left out, and how many residues those are."""
     other_sequence: int
     """Proteins that took the text of their id although its row has another sequence."""
     duplicates: tuple[Duplicate, ...] = ()
@@ -91,6 +93,8 @@ class BuildReport:
         shown.append(row("proteins", self.kinds) + f"; {self.residues:,} residues")
         if self.unresolved["proteins"]:
             shown.append(row("unresolved", {"residues": self.unresolved["residues"]}) + " have no Cα")
+        if self.tags["proteins"]:
+            shown.append(row("tags", self.tags) + " at ends of structures, not in the sequence, were left out")
         shown += [
             f"quarantined  {rejection.id!r}: {rejection.code}: {rejection.reason}" for rejection in self.rejections[:20]
         ]

@@ -11,10 +11,15 @@ from pathlib import Path
 
 from amma.manifests.errors import InputError
 from amma.manifests.quarantine import RecordError, Rejection
-from amma.manifests.textfile import is_clean, open_text
+from amma.manifests.textfile import is_clean, is_utf8, open_text
 
 ALPHABET = "ACDEFGHIKLMNPQRSTVWYUOBZX"
 """The 20 amino acids, selenocysteine, pyrrolysine, and the ambiguous B, Z and X."""
+
+MAX_HEADER = 64 << 10
+"""Characters in a header line."""
+MAX_SHOWN = 200
+"""Characters of an id in `quarantine.jsonl`."""
 
 _OTHER = re.compile(f"[^{ALPHABET}{ALPHABET.lower()}]")
 # https://www.uniprot.org/help/accession_numbers
@@ -46,19 +51,24 @@ def read_sequences(path: Path) -> Iterator[SequenceRecord | Rejection]:
             words = header.split(maxsplit=2)
             protein_id = words[0] if words else ""
             try:
+                if len(header) > MAX_HEADER:
+                    reason = f"a header of {len(header):,} characters"
+                    raise RecordError("E_HEADER", reason, f"Shorten it to {MAX_HEADER:,}.")
                 yield SequenceRecord(
                     clean_id(protein_id), clean_sequence(letters), find_accession(*words[:2]), position
                 )
             except RecordError as error:
-                yield error.rejection(id=protein_id, source=str(path), position=position)
+                yield error.rejection(id=protein_id[:MAX_SHOWN], source=str(path), position=position)
 
 
 def clean_id(protein_id: str) -> str:
-    """`protein_id` itself; raises `RecordError` `E_ID` if it is empty, not UTF-8 or holds control characters."""
+    """`protein_id` itself; raises `RecordError`: `E_UTF8`, or `E_ID` if it is empty or holds control characters."""
     if not protein_id:
         raise RecordError("E_ID", "a record without an id", "Begin its header with a name.")
+    if not is_utf8(protein_id):
+        raise RecordError("E_UTF8", f"id {protein_id!a} is not UTF-8", "Save the file as UTF-8, or rename the record.")
     if not is_clean(protein_id):
-        raise RecordError("E_ID", f"id {protein_id!a} has control characters or is not UTF-8", "Rename the record.")
+        raise RecordError("E_ID", f"id {protein_id!a} has control characters", "Rename the record.")
     return protein_id
 
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from amma.manifests.chains import structure_stem
 from amma.manifests.errors import InputError
 from amma.manifests.quarantine import RecordError, Rejection
-from amma.manifests.structures import structure_stem
 
 _ALPHAFOLD = re.compile(r"AF-([A-Z0-9]+)-F1-model_v\d+")
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from amma.manifests.errors import InputError
 from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory
+from amma.manifests.textfile import require_regular
 
 FORMAT_VERSION = "1.0"
 ROWS_PER_GROUP = 1024
@@ -157,6 +158,7 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        require_regular(path, "a manifest; build one with amma-manifest build")
         try:
             self._file = pq.ParquetFile(path)
         except (OSError, pa.ArrowInvalid) as error:

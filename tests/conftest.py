@@ -10,7 +10,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Before anything of ours is imported: jaxtyping annotations become run-time checks in tests only.
-_checked = ["amma.featurize", "amma.train", "amma.evaluate", "amma.manifests.structures", "amma.manifests.labels"]
+_checked = ["amma.featurize", "amma.train", "amma.evaluate"]
+_checked += [f"amma.manifests.{name}" for name in ("chains", "placement", "structures", "labels", "sites")]
 _hook = install_import_hook(_checked, "beartype.beartype")
 
 REPOSITORY = Path(__file__).resolve().parent.parent

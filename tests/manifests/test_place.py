@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amma.manifests.placement import num_left_out
 from amma.manifests.quarantine import RecordError
 from amma.manifests.structures import RawChain, place
 
@@ -94,10 +95,10 @@ def test_one_difference_in_26_is_accepted_and_two_are_not() -> None:
     one = SEQUENCE[:16] + "R" + SEQUENCE[17:]
     chain, unresolved = place(chain_of(one, without()), SEQUENCE)
     assert (chain.letters, unresolved) == (one, ())
-    two = "W" + one[1:]
+    two = one[:4] + "W" + one[5:]
     error = refusal(chain_of(two, without()), SEQUENCE)
     assert error.code == "E_MISMATCH"
-    assert "2 of 26 residues differ, first at 1 M/W" in error.reason
+    assert "2 of 26 residues differ, first at 5 A/W" in error.reason
 
 
 def test_unknown_residues_are_no_difference() -> None:
@@ -130,3 +131,60 @@ def test_chains_too_long_to_align_are_refused_but_equal_ones_are_not() -> None:
     whole = list(range(len(long)))
     assert place(chain_of(long, whole), long)[1] == ()
     assert refusal(chain_of(long, whole, letters="C" + long[1:]), long).code == "E_LONG"
+
+
+TAG = "GSHHHHHHSSG"
+LONG = "MKVLAAGITREDPQWSFYHNMKCLLEDWTPVRNIQEYCFGASKDHLMETQ"
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize(("before", "after"), [("GSH", ""), ("", "LEHHHHHH"), ("GSH", "LEH"), (TAG, "")])
+def test_expression_tags_at_the_ends_are_left_out(before: str, after: str, numbered: bool) -> None:
+    expressed = before + LONG + after
+    chain = chain_of(expressed, list(range(len(expressed))), numbered=numbered)
+    placed, unresolved = place(chain, LONG)
+    assert (placed.letters, unresolved) == (LONG, ())
+    assert num_left_out(chain, placed) == len(before + after)
+    np.testing.assert_allclose(placed.ca[:, 0], 3.8 * (placed.residue + len(before)), rtol=1e-6)
+
+
+def test_a_tag_before_a_part_of_a_protein_does_not_take_the_places_of_other_residues() -> None:
+    expressed = TAG + LONG[:40]
+    placed, unresolved = place(chain_of(expressed, list(range(len(expressed)))), "MNPDRTWAYCKFLEQ" + LONG)
+    assert placed.letters == LONG[:40]
+    assert placed.residue.tolist() == list(range(15, 55))
+    assert unresolved == (*range(15), *range(55, 65))
+
+
+def test_beside_a_tag_gaps_go_where_the_numbers_say() -> None:
+    # "AA": letters and steps alone cannot tell which one is missing, as the step is closed here.
+    expressed = TAG + LONG
+    kept = [i for i in range(len(expressed)) if i != len(TAG) + 5]
+    chain = chain_of(expressed, kept)
+    chain.ca[:, 0] = 3.8 * np.arange(len(kept))
+    placed, unresolved = place(chain, LONG)
+    assert unresolved == (5,)
+    assert num_left_out(chain, placed) == len(TAG)
+
+
+def test_a_residue_that_differs_at_the_very_end_is_left_out() -> None:
+    placed, unresolved = place(chain_of("G" + LONG[1:], list(range(len(LONG)))), LONG)
+    assert (placed.letters, unresolved) == (LONG[1:], (0,))
+
+
+def test_a_difference_next_to_the_end_is_a_mutation() -> None:
+    mutant = LONG[0] + "W" + LONG[2:]
+    assert place(chain_of(mutant, list(range(len(LONG)))), LONG)[0].letters == mutant
+
+
+@pytest.mark.parametrize(("length", "tag"), [(400, 30), (60, 20)])
+def test_fusion_partners_are_no_tags(length: int, tag: int) -> None:
+    rng = np.random.default_rng(0)
+    protein, partner = ("".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), count)) for count in (length, tag + 1))
+    for extra, fits in ((partner[:tag], True), (partner, False)):
+        expressed = extra + protein
+        chain = chain_of(expressed, list(range(len(expressed))))
+        if fits:
+            assert num_left_out(chain, place(chain, protein)[0]) == tag
+        else:
+            assert f"{tag + 1} have no place in the sequence" in refusal(chain, protein).reason
