@@ -15,15 +15,12 @@ import gemmi
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from amma.manifests.binarycif import read_binarycif
 from amma.manifests.compression import GZIP_MAGIC, GzipError, expanded
 from amma.manifests.quarantine import RecordError
 
-FORMATS = {
-    ".pdb": gemmi.CoorFormat.Pdb,
-    ".ent": gemmi.CoorFormat.Pdb,
-    ".cif": gemmi.CoorFormat.Mmcif,
-    ".mmcif": gemmi.CoorFormat.Mmcif,
-}
+SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
+"""Of structure files; each may have `.gz` behind it."""
 MAX_STRUCTURE_BYTES = 1 << 30
 """Of a structure file, expanded; the largest entries of the PDB have about half of this as mmCIF."""
 
@@ -44,14 +41,14 @@ class RawChain:
 
 
 def structure_stem(file_name: str) -> str | None:
-    """`1ABC-A` of `1ABC-A.pdb.gz`; None if the name is not that of a PDB or mmCIF file."""
+    """`1ABC-A` of `1ABC-A.pdb.gz`; None if the name is not that of a PDB, mmCIF or BinaryCIF file."""
     bare = file_name[:-3] if file_name.lower().endswith(".gz") else file_name
     stem, dot, suffix = bare.rpartition(".")
-    return stem if stem and f"{dot}{suffix.lower()}" in FORMATS else None
+    return stem if stem and f"{dot}{suffix.lower()}" in SUFFIXES else None
 
 
 def read_chains(data: bytes, file_name: str) -> list[RawChain]:
-    """The protein chains of model 1, in file order, from the bytes of a `.pdb`, `.ent`, `.cif` or `.mmcif` (`.gz`).
+    """The protein chains of model 1, in file order, from the bytes of a file named as in `SUFFIXES`.
 
     Modified residues of the polymer count (MSE is M, SEC U, PYL O, others the parent in gemmi's table, else X);
     ligands and water do not. Of alternate locations the one with the highest occupancy is taken, the first letter if
@@ -63,17 +60,17 @@ def read_chains(data: bytes, file_name: str) -> list[RawChain]:
     stem = structure_stem(file_name)
     if stem is None:
         raise RecordError(
-            "E_FORMAT", f"{file_name} is not named like a structure", f"Use one of {', '.join(FORMATS)}, or with .gz."
+            "E_FORMAT", f"{file_name} is not named like a structure", f"Use one of {', '.join(SUFFIXES)}, or with .gz."
         )
     text = _inflate(data)
     if not text.strip():
         raise RecordError("E_EMPTY", "an empty file", "Fetch the file again.")
     suffix = file_name[len(stem) :].lower().removesuffix(".gz")
     try:
-        structure = _parse(text, FORMATS[suffix])
+        structure = _parse(text, suffix)
         chains = [chain for part in structure[0] if (chain := _raw_chain(part))] if len(structure) else []
     except (RuntimeError, ValueError, IndexError) as error:
-        raise RecordError("E_PARSE", f"gemmi cannot read it: {error}", "Check the file; fetch it again.") from error
+        raise RecordError("E_PARSE", f"it cannot be read: {error}", "Check the file; fetch it again.") from error
     if not chains:
         raise RecordError("E_CHAINS", "no protein chain in it", "Expected residues with Cα atoms.")
     return chains
@@ -115,13 +112,15 @@ def _inflate(data: bytes) -> bytes:
         raise RecordError(error.code, str(error), "Fetch the file again.") from error
 
 
-def _parse(text: bytes, file_format: gemmi.CoorFormat) -> gemmi.Structure:
-    if file_format is gemmi.CoorFormat.Pdb:
+def _parse(text: bytes, suffix: str) -> gemmi.Structure:
+    if suffix == ".bcif":
+        structure = read_binarycif(text)
+    elif suffix in (".cif", ".mmcif"):
+        structure = gemmi.read_structure_string(text, format=gemmi.CoorFormat.Mmcif)
+    else:
         _check_pdb_coordinates(text)
         # Old files repeat the entry's name in columns 73-80, where gemmi expects element and charge.
         structure = gemmi.read_pdb_string(text, max_line_length=72)
-    else:
-        structure = gemmi.read_structure_string(text, format=file_format)
     structure.setup_entities()
     return structure
 

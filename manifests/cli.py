@@ -26,7 +26,10 @@ def build(
     sequences: Annotated[Path | None, typer.Option(help="FASTA file, plain or .gz.")] = None,
     structures: Annotated[
         Path | None,
-        typer.Option(help="Folder of PDB or mmCIF files (.pdb .ent .cif .mmcif, plain or .gz), or one file."),
+        typer.Option(
+            help="Folder of PDB, mmCIF or BinaryCIF files (.pdb .ent .cif .mmcif .bcif, plain or .gz), "
+            "a .tar or .tar.gz of them, or one file."
+        ),
     ] = None,
     descriptions: Annotated[Path | None, typer.Option(help="ProtDescribe table (TSV), plain or .gz.")] = None,
     dry_run: DryRun = False,

@@ -5,18 +5,24 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from amma.manifests.archives import SEPARATOR, Member, is_archive, opened_archive
+from amma.manifests.archives import SUFFIXES as ARCHIVE_SUFFIXES
+from amma.manifests.chains import SUFFIXES as STRUCTURE_SUFFIXES
 from amma.manifests.chains import structure_stem
 from amma.manifests.errors import InputError
 from amma.manifests.quarantine import RecordError, Rejection
+from amma.manifests.textfile import require_regular
 
 _ALPHAFOLD = re.compile(r"AF-([A-Z0-9]+)-F1-model_v\d+")
 
 
 class StructureFiles:
-    """The PDB and mmCIF files of a folder and its sub-folders, or a single one, by name without suffixes.
+    """The structure files of a folder and its sub-folders, of a tar archive, or a single one, by name without suffixes.
 
-    Listed in sorted order, so that nothing depends on how a file system orders its folders. Other files are ignored.
-    Of two files with one name the first counts, the other is in `rejections`. Raises `InputError` if there is none.
+    An archive in the folder counts as a folder of its members. Listed in sorted order, so that nothing depends on how a
+    file system orders its folders. Other files are ignored. Of two files with one name the first counts; the other is
+    in `rejections`, as is what has a structure's name and is no regular file. Raises `InputError` if there is none, or
+    if an archive is damaged.
     """
 
     def __init__(self, root: Path) -> None:
@@ -24,8 +30,8 @@ class StructureFiles:
         self._by_stem: dict[str, str] = {}
         self._by_accession: dict[str, str] = {}
         self.rejections: list[Rejection] = []
-        for name in _list_names(root):
-            stem = structure_stem(Path(name).name)
+        for name in sorted(self._names(root)):
+            stem = structure_stem(Path(name).name.rpartition(SEPARATOR)[2])
             if stem is None:
                 continue
             if stem in self._by_stem:
@@ -38,7 +44,40 @@ class StructureFiles:
             if (accession := alphafold_accession(stem)) is not None:
                 self._by_accession.setdefault(accession, stem)
         if not self._by_stem:
-            raise InputError(f"{root}: no structure here (expected .pdb, .ent, .cif or .mmcif files, plain or .gz).")
+            first = f" {self.rejections[0].source}: {self.rejections[0].reason}." if self.rejections else ""
+            suffixes = f"{', '.join(STRUCTURE_SUFFIXES)}, plain or .gz, or in {', '.join(ARCHIVE_SUFFIXES)}"
+            raise InputError(f"{root}: no structure here (expected {suffixes}).{first}")
+
+    def _names(self, root: Path) -> Iterator[str]:
+        """Structure files and members under `root`, as paths relative to it; what is no such file is rejected."""
+        if not root.is_dir():
+            require_regular(root, "a folder or archive of structures, or a structure file")
+            yield from self._names_of(root.name)
+            return
+        for folder, _, names in os.walk(root):
+            place = os.path.relpath(folder, root)
+            for name in names:
+                yield from self._names_of(os.path.normpath(os.path.join(place, name)))  # noqa: PTH118
+
+    def _names_of(self, name: str) -> Iterator[str]:
+        stem = structure_stem(Path(name).name)
+        if stem is None and not is_archive(name):
+            return
+        path = self._root / name
+        try:
+            require_regular(path, "a regular file")
+        except InputError as error:
+            rejected = RecordError("E_INPUT", str(error), "Give the file itself.")
+            self.rejections.append(rejected.rejection(id=stem or name, source=str(path), position=None))
+            return
+        if stem is not None:
+            yield name
+            return
+        for member in opened_archive(path).members():
+            if isinstance(member, Member):
+                yield f"{name}{SEPARATOR}{member.name}"
+            else:
+                self.rejections.append(member)
 
     def __len__(self) -> int:
         """All structure files, those in `rejections` too."""
@@ -49,7 +88,7 @@ class StructureFiles:
         return iter(self._by_stem)
 
     def path(self, stem: str) -> Path:
-        """Where the file of that name is."""
+        """Where the file of that name is, as `read_structure` takes it."""
         return self._root / self._by_stem[stem]
 
     def find(self, protein_id: str, accession: str | None) -> str | None:
@@ -71,16 +110,3 @@ def alphafold_accession(stem: str) -> str | None:
     """`P00720` of `AF-P00720-F1-model_v4`; None for other names, and for later fragments of long proteins."""
     match = _ALPHAFOLD.fullmatch(stem)
     return match[1] if match else None
-
-
-def _list_names(root: Path) -> list[str]:
-    """Regular files under `root`, as paths relative to it; a single file is listed by its name."""
-    if root.is_file():
-        return [root.name]
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder or file (expected structures).")
-    names: list[str] = []
-    for folder, _, files in os.walk(root):
-        place = os.path.relpath(folder, root)
-        names.extend(os.path.normpath(os.path.join(place, name)) for name in files)  # noqa: PTH118
-    return sorted(name for name in names if (root / name).is_file())

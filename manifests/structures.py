@@ -7,7 +7,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from amma.manifests.archives import opened_archive, split_location
 from amma.manifests.chains import MAX_STRUCTURE_BYTES, RawChain, read_chains, select_chain, structure_stem
+from amma.manifests.errors import InputError
 from amma.manifests.placement import Chain, place
 from amma.manifests.quarantine import RecordError
 from amma.manifests.table import Manifest, Protein
@@ -26,10 +28,16 @@ __all__ = [
 
 
 def read_structure(path: Path) -> bytes:
-    """The bytes of a structure file, as they are on disk.
+    """The bytes of a structure file, as they are on disk; `models.tar::P00720.pdb.gz` is a member of an archive.
 
     Raises `RecordError`: `E_FILE` if it cannot be read, `E_INPUT` if it is no regular file, `E_BOMB` if it is too long.
     """
+    archive, member = split_location(path)
+    if member is not None:
+        try:
+            return opened_archive(archive).read(member)
+        except (InputError, OSError) as error:
+            raise RecordError("E_FILE", f"{path}: {error}", "Put the archive back as it was.") from error
     try:
         # Opening a pipe would wait for a writer, but for O_NONBLOCK.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as handle:

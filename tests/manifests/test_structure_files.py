@@ -53,5 +53,5 @@ def test_a_single_file_is_a_folder_of_one(tmp_path: Path) -> None:
 def test_no_structure_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no structure here"):
         StructureFiles(folder_of(tmp_path, "notes.txt"))
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such file"):
         StructureFiles(tmp_path / "absent")
