@@ -5,6 +5,7 @@ Only Cα atoms are kept: that is what structure encoders read, and many files ho
 Legend: N residues of a chain as in its file.
 """
 
+import codecs
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,7 +63,7 @@ def read_chains(data: bytes, file_name: str) -> list[RawChain]:
         raise RecordError(
             "E_FORMAT", f"{file_name} is not named like a structure", f"Use one of {', '.join(SUFFIXES)}, or with .gz."
         )
-    text = _inflate(data)
+    text = _inflate(data).removeprefix(codecs.BOM_UTF8)
     if not text.strip():
         raise RecordError("E_EMPTY", "an empty file", "Fetch the file again.")
     suffix = file_name[len(stem) :].lower().removesuffix(".gz")
