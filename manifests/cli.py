@@ -13,6 +13,7 @@ from amma.manifests.console import (
     exit_for_quarantine,
     new_app,
     print_json,
+    progress,
     run_app,
     say,
 )
@@ -76,24 +77,57 @@ def toy(
 @app.command()
 def inspect(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest made by build.")],
+    protein: Annotated[str | None, typer.Option("--id", help="Show this protein's row instead.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Load every structure again, as featurize will.")] = False,
     as_json: AsJson = False,
+    strict: Strict = False,
     debug: Debug = False,
 ) -> None:
-    """Count what is in a manifest."""
-    from amma.manifests.summary import summarise
+    """Count what is in a manifest; show one protein; check that its structures are still what they were."""
+    from dataclasses import asdict
 
+    from amma.manifests.errors import UsageError
+    from amma.manifests.summary import failing_structures, find_protein, summarise
+    from amma.manifests.table import Manifest
+
+    if protein is not None and check:
+        raise UsageError("--id shows one protein and --check loads all structures; give one of them.")
+    if protein is not None:
+        row = find_protein(manifest, protein)
+        print_json(asdict(row) | {"kind": row.kind, "length": len(row.sequence)})
+        return
+    if check:
+        rows = Manifest(manifest)
+        with progress("checking", len(rows), unit="proteins") as advance:
+            failing = []
+            for failure in failing_structures(rows):
+                advance(1)
+                failing += [failure] if failure else []
+        if as_json:
+            print_json([asdict(failure) for failure in failing])
+        else:
+            for failure in failing:
+                typer.echo(f"{failure.id!r}: {failure.code}: {failure.reason}")
+            typer.echo(f"{len(rows):,} proteins, {len(failing):,} structures that cannot be used any more")
+        exit_for_quarantine(len(failing), strict=strict)
+        return
     summary = summarise(manifest)
     if as_json:
         print_json(summary.to_json())
         return
 
     def shown(counts: dict[str, Any]) -> str:
-        return ", ".join(f"{key} {value:,}" for key, value in counts.items())
+        return ", ".join(f"{key} {value:,}" for key, value in counts.items()) or "none"
 
     typer.echo(f"{summary.proteins:,} proteins: {shown(summary.kinds)}")
+    typer.echo(f"{summary.distinct_sequences:,} different sequences, {summary.accessions:,} UniProt accessions")
     typer.echo(f"{summary.residues:,} residues: {shown(summary.length)}")
+    typer.echo(f"rare residues: {shown({letter: count for letter, count in summary.rare.items() if count})}")
+    typer.echo(f"structures: {shown(summary.structures)}")
     typer.echo(f"no Cα: {shown(summary.unresolved)}")
     typer.echo(f"text: {shown(summary.text)}")
+    if summary.quarantined is not None:
+        typer.echo(f"quarantined in building: {shown(summary.quarantined)}")
 
 
 def main() -> None:
