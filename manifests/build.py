@@ -4,11 +4,12 @@ The roster, the source that says which proteins there are, is streamed twice: on
 is found before anything is parsed, once to join structures and text. Structures are parsed one at a time.
 """
 
+import errno
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from amma.manifests.report import BuildReport, Duplicate
 from amma.manifests.sequences import SequenceRecord, clean_id, clean_sequence, read_sequences
 from amma.manifests.structure_files import StructureFiles, alphafold_accession
 from amma.manifests.structures import read_structure
-from amma.manifests.table import ManifestWriter, Protein
+from amma.manifests.table import Manifest, ManifestWriter, Protein
 
 Roster = Callable[[], Iterator[SequenceRecord | Rejection]]
 """Gives the records anew each time it is called."""
@@ -45,11 +46,13 @@ def build_manifest(
     ids are `EntryName`). A structure that fails is quarantined and its protein kept as what is left. `dry_run` does
     all of the work and writes nothing.
 
-    Raises `UsageError` without any input; `InputError` for a source that cannot be read, for one id with two
-    sequences (`E_DUP`), and if no protein is left.
+    Raises `UsageError` without any input, if `out` is not named `.parquet`, or is there and no manifest; `InputError`
+    for a source that cannot be read, for one id with two sequences (`E_DUP`), if no protein is left, and if `out`
+    cannot be written (`E_OUTPUT`, `E_DISK`).
     """
     if not (sequences or structures or descriptions):
         raise UsageError("nothing to build from: give --sequences, --structures or --descriptions.")
+    _check_output(out)
     files = StructureFiles(structures) if structures else None
     build = _Build(out=out, files=files)
     roster: Roster
@@ -61,9 +64,10 @@ def build_manifest(
         kind, source, roster = "descriptions", descriptions, partial(read_described_sequences, descriptions)
     survey = _Survey.of_files(files) if files and kind == "structures" else _Survey.of_records(roster(), source)
     texts = Texts.load(descriptions, survey.first) if descriptions else None
-    if not dry_run:
-        out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.enter_context(_unwritable_is_said(out))
+        if not dry_run:
+            out.parent.mkdir(parents=True, exist_ok=True)
         advance = stack.enter_context(progress("building", survey.read, unit="records"))
         writer = None if dry_run else stack.enter_context(ManifestWriter(out))
         for record in roster():
@@ -80,6 +84,33 @@ def build_manifest(
             write_quarantine(out.with_name(f"{out.stem}.quarantine.jsonl"), report.rejections)
             write_json_atomically(out.with_name(f"{out.stem}.report.json"), report.to_json())
     return report
+
+
+def _check_output(out: Path) -> None:
+    """Refuse to write over anything but an earlier manifest."""
+    if out.suffix != ".parquet":
+        raise UsageError(f"{out}: the name of a manifest ends in .parquet. OUT comes last: amma-manifest build … OUT.")
+    if out.exists():
+        try:
+            Manifest(out)
+        except InputError as error:
+            raise UsageError(f"{out} is there and is no manifest; it was not touched. Give another OUT.") from error
+
+
+@contextmanager
+def _unwritable_is_said(out: Path) -> Iterator[None]:
+    """Turn a full disk into `InputError` `E_DISK`, a folder without the right to write into `E_OUTPUT`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"{out}: the disk is full. Make room and build again.", code="E_DISK") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+            raise InputError(
+                f"{out}: cannot be written ({os.strerror(error.errno)}). Give an OUT in a folder of yours.",
+                code="E_OUTPUT",
+            ) from error
+        raise
 
 
 @dataclass

@@ -1,6 +1,8 @@
+import errno
 import gzip
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from amma.manifests.errors import InputError, UsageError
 from amma.manifests.quarantine import read_quarantine
 from amma.manifests.report import BuildReport, ConservationError
 from amma.manifests.structures import load_chain
-from amma.manifests.table import Manifest, Protein
+from amma.manifests.table import Manifest, ManifestWriter, Protein
 
 Write = Callable[..., bytes]
 HEADER = "EntryName\tProteinName\tFunction\tSubcellularLocation\tSimilarity\tSequence\n"
@@ -225,6 +227,46 @@ def test_descriptions_alone_are_a_roster(inputs: Inputs) -> None:
 def test_nothing_to_build_from_is_misuse(inputs: Inputs) -> None:
     with pytest.raises(UsageError):
         inputs.build()
+
+
+@pytest.mark.parametrize("name", ["in.fasta", "structures", "other.parquet", "m"])
+def test_only_an_earlier_manifest_is_written_over(inputs: Inputs, name: str) -> None:
+    fasta = inputs.fasta(f">a\n{ONE}\n")
+    (inputs.root / "other.parquet").write_bytes(b"PAR1 of something else")
+    before = sorted((path, path.is_file() and path.read_bytes()) for path in inputs.root.iterdir())
+    inputs.out = inputs.root / name
+    with pytest.raises(UsageError):
+        inputs.build(sequences=fasta)
+    assert sorted((path, path.is_file() and path.read_bytes()) for path in inputs.root.iterdir()) == before
+    inputs.out = inputs.root / "m.parquet"
+    assert inputs.build(sequences=fasta) == inputs.build(sequences=fasta)
+
+
+def test_a_place_that_cannot_be_written_is_said(inputs: Inputs) -> None:
+    fasta = inputs.fasta(f">a\n{ONE}\n")
+    inputs.out = fasta / "m.parquet"
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        inputs.build(sequences=fasta)
+    assert caught.value.code == "E_OUTPUT"
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "E_DISK"), (errno.EROFS, "E_OUTPUT")])
+def test_a_disk_that_takes_nothing_more_leaves_the_old_manifest(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    fasta = inputs.fasta(f">a\n{ONE}\n")
+    inputs.build(sequences=fasta)
+    before = inputs.out.read_bytes()
+
+    def full(self: ManifestWriter, protein: Protein) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(ManifestWriter, "write", full)
+    with pytest.raises(InputError) as caught:
+        inputs.build(sequences=fasta)
+    assert caught.value.code == code
+    assert inputs.out.read_bytes() == before
+    assert [path.name for path in inputs.out.parent.iterdir() if path.suffix == ".tmp"] == []
 
 
 def test_a_build_that_leaves_nothing_is_an_error_with_the_first_reason(inputs: Inputs) -> None:
