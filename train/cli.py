@@ -1,6 +1,5 @@
 """`amma-train`: pretrain a model from feature stores, and look at checkpoints."""
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -245,7 +244,4 @@ def _print(result: dict[str, Any], *, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of `amma-train`."""
-    # Read when torch is loaded: threads that wait for each other sleep soon instead of spinning. Where other programs
-    # want the processors too, spinning made a step five times as long (2 threads, 2 processors, load 6).
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     run_app(app)
