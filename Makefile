@@ -44,10 +44,10 @@ demo: $(READY) ## Go the whole way on a synthetic proteome: files, features, pre
 	  --labels $(DEMO)/data/ec.tsv --splits $(DEMO)/data --fusion-lr 1e-4 --head-lr 1e-3 --epochs 20
 
 test: $(READY) ## Run the tests (offline, no GPU)
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --dist loadfile
 
 test-slow: $(READY) ## Run the tests that take minutes
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -n auto --dist loadfile -m slow
 
 check: $(READY) ## Format, lint and types
 	$(BIN)/ruff format --check .

@@ -15,10 +15,13 @@ HEAD_LRS = (1e-4, 1e-3)
 
 
 class TaskName(StrEnum):
-    """What is predicted: the EC number as the label table has it (`ec`), or its first digit (`ec-class`)."""
+    """What is predicted: EC numbers as the label table has them, their first digits, or the terms of a branch of GO."""
 
     EC = "ec"
     EC_CLASS = "ec-class"
+    GO_MF = "go-mf"
+    GO_BP = "go-bp"
+    GO_CC = "go-cc"
 
 
 class Protocol(StrEnum):
