@@ -13,8 +13,8 @@ for module in (
     "amma.manifests.build",
     "amma.manifests.labels",
     "amma.manifests.table",
-    "amma.featurize.reader",
-    "amma.featurize.verify",
+    "amma.featurize.store.reader",
+    "amma.featurize.store.verify",
     "amma.evaluate.metrics",
 ):
     importlib.import_module(module)

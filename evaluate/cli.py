@@ -65,7 +65,7 @@ def function(
     from amma.evaluate.folder import check_folder, write_folder
     from amma.evaluate.function import evaluate_function, open_subject
     from amma.evaluate.summary import plan_lines, result_lines
-    from amma.train.arithmetic import find_device
+    from amma.train.run.arithmetic import find_device
 
     config = FunctionConfig.parse(
         {

@@ -12,8 +12,8 @@ from jaxtyping import Float32
 
 from amma.evaluate.metrics import aupr, fmax
 from amma.evaluate.tasks import Split, Task
-from amma.train.checkpoint import LoadedModel
-from amma.train.model import AMMA
+from amma.train.model.amma import AMMA
+from amma.train.run.checkpoint import LoadedModel
 
 
 def label_frequency(task: Task, split: Split) -> Float32[np.ndarray, "N K"]:

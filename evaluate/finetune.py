@@ -20,10 +20,10 @@ from amma.evaluate.head import Head
 from amma.evaluate.metrics import fmax
 from amma.evaluate.readout import represent
 from amma.evaluate.tasks import Split, Task
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import LossError
-from amma.train.masking import generator_for
-from amma.train.model import AMMA
+from amma.train.model.amma import AMMA
+from amma.train.model.masking import generator_for
 
 Vectors = Callable[[Int64[np.ndarray, " B"]], Float[Tensor, "B D"]]
 """From numbers of proteins within a split to their representations."""

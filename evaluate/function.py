@@ -37,17 +37,17 @@ from amma.evaluate.results import (
     finite,
 )
 from amma.evaluate.tasks import Split, Task, read_task
-from amma.featurize.fingerprint import differences
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.fingerprint import differences
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.console import progress, say
 from amma.manifests.errors import FingerprintError
 from amma.manifests.files import sha256_of_file
 from amma.manifests.labels import SPLITS
 from amma.manifests.table import Modality
-from amma.train.arithmetic import arithmetic
-from amma.train.checkpoint import LoadedModel, load_model
-from amma.train.model import AMMA
-from amma.train.sequence_hash import sequence_hashes
+from amma.train.data.sequence_hash import sequence_hashes
+from amma.train.model.amma import AMMA
+from amma.train.run.arithmetic import arithmetic
+from amma.train.run.checkpoint import LoadedModel, load_model
 
 POINTS_PER_CURVE = 400
 PACKAGES = ("amma", "numpy", "torch", "plotly", "pyarrow", "pydantic", "scikit-learn")

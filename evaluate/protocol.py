@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from amma.evaluate.config import FinetuneConfig, Protocol, Rates
 from amma.evaluate.finetune import Bench, Fit, Vectors, predict, tune
-from amma.train.model import AMMA
+from amma.train.model.amma import AMMA
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from amma.evaluate.config import Readout
 from amma.evaluate.tasks import INPUTS
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.table import Modality
-from amma.train.batch import Fused
-from amma.train.collate import collate
-from amma.train.model import AMMA
+from amma.train.data.collate import collate
+from amma.train.model.amma import AMMA
+from amma.train.model.batch import Fused
 
 
 def read_out(fused: Fused, readout: Readout) -> Float[Tensor, "B D"]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import InputError
 from amma.manifests.labels import SPLITS, LabelTable, read_labels, read_splits
 from amma.manifests.table import Modality

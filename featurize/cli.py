@@ -62,11 +62,11 @@ def run(
     the settings it was begun with, so they need not be repeated. FASTA and PDB are built into a manifest first, which
     lies beside STORE.
     """
-    from amma.featurize.disk import human
     from amma.featurize.encoders.presets import build_encoders
     from amma.featurize.run import featurize, preview_run
-    from amma.featurize.settings import StoreSettings
     from amma.featurize.source import opened_manifest
+    from amma.featurize.store.disk import human
+    from amma.featurize.store.settings import StoreSettings
 
     chosen: dict[str, Any] = {
         "dtype": dtype,
@@ -101,7 +101,7 @@ def run(
 @app.command()
 def status(store: Store, as_json: AsJson = False, debug: Debug = False) -> None:
     """Say how many units and proteins are safe, and whether the store is sealed."""
-    from amma.featurize.status import status as read_status
+    from amma.featurize.store.status import status as read_status
 
     _show(read_status(store), as_json=as_json)
 
@@ -114,7 +114,7 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Check every file against its hash and every protein against its checksum; exit 1 if anything is wrong."""
-    from amma.featurize.verify import verify_store
+    from amma.featurize.store.verify import verify_store
 
     found = verify_store(store, quick=quick, progress=lambda total: progress("verify", total, unit="bytes"))
     _show(found, as_json=as_json)
@@ -125,7 +125,7 @@ def verify(
 @app.command()
 def inspect(store: Store, as_json: AsJson = False, debug: Debug = False) -> None:
     """Describe what is in a store: kinds, lengths, encoders, how the channels are distributed."""
-    from amma.featurize.inspection import inspect_store
+    from amma.featurize.store.inspection import inspect_store
 
     _show(inspect_store(store), as_json=as_json)
 

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from amma.featurize.encoders.protocol import Encoded, Encoder, EncoderInput
-from amma.featurize.filling import Advance
 from amma.featurize.inputs import PlannedInputs
-from amma.featurize.plan import Survey, survey
-from amma.featurize.unit import UnitContents
+from amma.featurize.store.filling import Advance
+from amma.featurize.store.plan import Survey, survey
+from amma.featurize.store.unit import UnitContents
 from amma.manifests.errors import AmmaError, StoreError
 from amma.manifests.quarantine import RecordError
 from amma.manifests.structures import load_chain

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from amma.featurize.plan import Plan
+from amma.featurize.store.plan import Plan
 from amma.manifests.table import SCHEMA, Manifest, Protein
 
 WINDOW = 32768

@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from amma.featurize.encoding import EncoderOrigin, Encoders
-from amma.featurize.filling import Advance, Outcome, Preview, fill_store, preview
-from amma.featurize.settings import StoreSettings
+from amma.featurize.store.filling import Advance, Outcome, Preview, fill_store, preview
+from amma.featurize.store.settings import StoreSettings
 from amma.manifests.console import progress
 from amma.manifests.table import Manifest
 

@@ -119,7 +119,7 @@ def pretrain(
 
     On SIGTERM or Ctrl-C the step is finished and saved.
     """
-    from amma.train.run_config import RunConfig
+    from amma.train.run.config import RunConfig
 
     if len(paths) < 2:
         raise UsageError(f"expected STORE [STORE...] RUN_DIR, got only {paths[0]}. Name the run's folder last.")
@@ -158,17 +158,17 @@ def pretrain(
         },
     )
     if dry_run:
-        from amma.train.preview import preview
+        from amma.train.run.preview import preview
 
         _print(preview(config, run_dir), as_json=as_json)
         return
-    from amma.train.loop import pretrain as train
+    from amma.train.run.loop import pretrain as train
 
     outcome = train(config, run_dir)
     if outcome.exit_code:
         say(f"stopped at step {outcome.step} of {outcome.last_step}; the same command goes on from there")
     if outcome.checkpoint is not None:
-        from amma.train.checkpoint import read_state
+        from amma.train.run.checkpoint import read_state
 
         state = read_state(outcome.checkpoint, files=())
         _print(
@@ -192,7 +192,7 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show a checkpoint: step, epoch, errors, settings; of a run folder its best one."""
-    from amma.train.checkpoint import describe_checkpoint
+    from amma.train.run.checkpoint import describe_checkpoint
 
     _print(describe_checkpoint(checkpoint), as_json=as_json)
 

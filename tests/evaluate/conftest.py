@@ -26,14 +26,14 @@ from amma.evaluate.results import (
     TrialRecord,
 )
 from amma.featurize.encoders.protocol import Encoded
-from amma.featurize.reader import FeatureStore
-from amma.featurize.writer import ProteinArrays, write_store
+from amma.featurize.store.reader import FeatureStore
+from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.table import Modality
-from amma.train.checkpoint import Checkpoints, Snapshot
-from amma.train.config import ModelConfig
-from amma.train.model import AMMA
-from amma.train.sequence_hash import sequence_hashes
-from amma.train.standardise import Moments
+from amma.train.data.sequence_hash import sequence_hashes
+from amma.train.model.amma import AMMA
+from amma.train.model.config import ModelConfig
+from amma.train.model.standardise import Moments
+from amma.train.run.checkpoint import Checkpoints, Snapshot
 
 
 def make_run(seed: int | None, fmax: float, aupr: float) -> Run:

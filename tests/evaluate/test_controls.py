@@ -5,8 +5,8 @@ import torch
 from amma.evaluate.controls import ceiling, label_frequency, untrained_models
 from amma.evaluate.metrics import aupr, fmax
 from amma.evaluate.tasks import Split, Task, read_task
-from amma.featurize.reader import FeatureStore
-from amma.train.checkpoint import load_model
+from amma.featurize.store.reader import FeatureStore
+from amma.train.run.checkpoint import load_model
 
 
 @pytest.fixture

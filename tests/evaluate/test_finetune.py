@@ -8,10 +8,10 @@ from amma.evaluate.config import Protocol, Rates
 from amma.evaluate.finetune import Bench, predict, tune
 from amma.evaluate.metrics import fmax
 from amma.evaluate.tasks import Split, read_task
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import LossError
-from amma.train.checkpoint import load_model
-from amma.train.model import AMMA
+from amma.train.model.amma import AMMA
+from amma.train.run.checkpoint import load_model
 
 RATES = {Protocol.FUSION: Rates(1e-3, 3e-3), Protocol.PROBE: Rates(None, 3e-3)}
 

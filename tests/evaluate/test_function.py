@@ -6,7 +6,7 @@ import pytest
 
 from amma.evaluate.function import Evaluation, evaluate_function, open_subject
 from amma.evaluate.metrics import aupr, f_at, fmax
-from amma.featurize.writer import write_store
+from amma.featurize.store.writer import write_store
 from amma.manifests.errors import FingerprintError
 from amma.manifests.table import Modality
 

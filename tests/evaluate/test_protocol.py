@@ -7,8 +7,8 @@ from amma.evaluate.config import Protocol, Rates
 from amma.evaluate.finetune import Bench
 from amma.evaluate.protocol import num_epochs_at_most, run_protocol
 from amma.evaluate.tasks import read_task
-from amma.featurize.reader import FeatureStore
-from amma.train.checkpoint import load_model
+from amma.featurize.store.reader import FeatureStore
+from amma.train.run.checkpoint import load_model
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import torch
 
 from amma.evaluate.config import Readout
 from amma.evaluate.readout import read_out, represent
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.table import Modality
-from amma.train.batch import Fused, Tokens
-from amma.train.checkpoint import load_model
-from amma.train.collate import collate
+from amma.train.data.collate import collate
+from amma.train.model.batch import Fused, Tokens
+from amma.train.run.checkpoint import load_model
 
 
 def tokens(lengths: list[int], width: int = 3) -> Tokens:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from amma.evaluate.tasks import Task, build_task, read_task
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import InputError
 from amma.manifests.labels import LabelTable
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
-from amma.featurize.writer import ProteinArrays
+from amma.featurize.store.writer import ProteinArrays
 from amma.manifests.table import MODALITIES, Manifest, Modality, Protein, write_manifest
 
 WIDTHS = {Modality.SEQ: 8, Modality.STR: 12, Modality.FUNC: 6}

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from amma.featurize.layout import ledger_file
-from amma.featurize.ledger import committed_units
-from amma.featurize.lock import StoreLock
-from amma.featurize.reader import FeatureStore
 from amma.featurize.run import featurize
-from amma.featurize.settings import StoreSettings
-from amma.featurize.stopping import InterruptedRunError
+from amma.featurize.store.layout import ledger_file
+from amma.featurize.store.ledger import committed_units
+from amma.featurize.store.lock import StoreLock
+from amma.featurize.store.reader import FeatureStore
+from amma.featurize.store.settings import StoreSettings
+from amma.featurize.store.stopping import InterruptedRunError
 from amma.manifests.errors import CorruptStoreError, StoreError
 from amma.manifests.table import MODALITIES, Manifest, Modality
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amma.featurize import disk
 from amma.featurize.encoders.protocol import EncoderInput
-from amma.featurize.reader import FeatureStore
 from amma.featurize.run import featurize, preview_run
-from amma.featurize.settings import StoreSettings
-from amma.featurize.verify import verify_store
+from amma.featurize.store import disk
+from amma.featurize.store.reader import FeatureStore
+from amma.featurize.store.settings import StoreSettings
+from amma.featurize.store.verify import verify_store
 from amma.manifests.errors import ConfigError, FingerprintError, StoreError
 from amma.manifests.quarantine import read_quarantine
 from amma.manifests.structures import load_chain

@@ -11,7 +11,7 @@ import pytest
 
 from amma.featurize import cli
 from amma.featurize.encoders import presets
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.quarantine import read_quarantine
 from amma.manifests.table import MODALITIES, Manifest, Modality
 

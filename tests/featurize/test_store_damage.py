@@ -11,15 +11,15 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from amma.featurize.documents import read_document, render
 from amma.featurize.encoders.protocol import Encoded
-from amma.featurize.layout import VERSION
-from amma.featurize.opened import OpenShards
-from amma.featurize.reader import FeatureStore
-from amma.featurize.settings import StoreSettings
-from amma.featurize.shard import index_bytes, index_size
-from amma.featurize.verify import Verification, verify_store
-from amma.featurize.writer import ProteinArrays, write_store
+from amma.featurize.store.documents import read_document, render
+from amma.featurize.store.layout import VERSION
+from amma.featurize.store.opened import OpenShards
+from amma.featurize.store.reader import FeatureStore
+from amma.featurize.store.settings import StoreSettings
+from amma.featurize.store.shard import index_bytes, index_size
+from amma.featurize.store.verify import Verification, verify_store
+from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.errors import CorruptStoreError, StoreError
 from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import MODALITIES, Modality

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amma.featurize.encoders.protocol import Encoded
-from amma.featurize.opened import OpenShards
-from amma.featurize.reader import FeatureStore
-from amma.featurize.settings import StoreSettings
-from amma.featurize.verify import verify_store
-from amma.featurize.writer import ProteinArrays, write_store
+from amma.featurize.store.opened import OpenShards
+from amma.featurize.store.reader import FeatureStore
+from amma.featurize.store.settings import StoreSettings
+from amma.featurize.store.verify import verify_store
+from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.errors import AmmaError, StoreError
 from amma.manifests.table import MODALITIES, Modality
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from amma.featurize.encoders.protocol import Encoded
-from amma.featurize.settings import StoreSettings
-from amma.featurize.writer import ProteinArrays, write_store
+from amma.featurize.store.settings import StoreSettings
+from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.table import Modality
-from amma.train.config import MaskConfig, ModelConfig
-from amma.train.run_config import RunConfig
+from amma.train.model.config import MaskConfig, ModelConfig
+from amma.train.run.config import RunConfig
 
 LETTERS = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
 WIDTHS = {Modality.SEQ: 8, Modality.STR: 12, Modality.FUNC: 6}

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from amma.manifests.errors import UsageError
-from amma.train.arithmetic import arithmetic, find_device, one_thread
-from amma.train.loader import Loader
+from amma.train.data.loader import Loader
+from amma.train.run.arithmetic import arithmetic, find_device, one_thread
 
 
 def test_threads_and_determinism_hold_inside_and_are_restored_after() -> None:

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amma.train.attention import attend
+from amma.train.model.attention import attend
 
 
 def starts(lengths: list[int]) -> torch.Tensor:
@@ -32,7 +32,7 @@ def test_each_query_attends_to_exactly_its_own_protein(lengths: list[tuple[int, 
 def test_equal_lengths_side_by_side_share_one_call() -> None:
     from unittest.mock import patch
 
-    from amma.train import attention
+    from amma.train.model import attention
 
     packed = torch.randn(3, 14, 2, 4)
     with patch.object(attention, "scaled_dot_product_attention", wraps=attention.scaled_dot_product_attention) as fused:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amma.manifests.table import Modality
-from amma.train.batch import PackedBatch, Tokens, pack
+from amma.train.model.batch import PackedBatch, Tokens, pack
 
 SEQ, STR, FUNC = Modality
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 
 from amma.manifests.table import Modality
-from amma.train.channel_moments import measure_moments
-from amma.train.corpus import Corpus
+from amma.train.data.channel_moments import measure_moments
+from amma.train.data.corpus import Corpus
 
 
 def test_the_moments_are_those_of_all_rows_of_the_named_proteins(store: Path) -> None:

@@ -15,7 +15,9 @@ from safetensors.numpy import save_file as save_arrays
 
 from amma.manifests.errors import CheckpointError
 from amma.manifests.table import Modality
-from amma.train.checkpoint import (
+from amma.train.model.amma import AMMA
+from amma.train.model.config import ModelConfig
+from amma.train.run.checkpoint import (
     MODEL,
     SEEN,
     STATE,
@@ -28,8 +30,6 @@ from amma.train.checkpoint import (
     read_state,
     resolve_checkpoint,
 )
-from amma.train.config import ModelConfig
-from amma.train.model import AMMA
 
 
 @pytest.fixture

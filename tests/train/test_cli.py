@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from amma.train.cli import main
-from amma.train.run_log import read_log
+from amma.train.run.log import read_log
 
 QUICK = ["--preset", "tiny", "--epochs", "2", "--threads", "1", "--device", "cpu"]
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import CorruptStoreError
 from amma.manifests.table import MODALITIES, Modality
-from amma.train.collate import collate
+from amma.train.data.collate import collate
 
 
 def test_a_batch_holds_exactly_the_rows_of_its_proteins(store: Path) -> None:

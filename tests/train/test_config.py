@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from amma.manifests.errors import ConfigError, UsageError
-from amma.train.config import PRESETS, MaskConfig, ModelConfig, find_preset
+from amma.train.model.config import PRESETS, MaskConfig, ModelConfig, find_preset
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest_name() -> None:
@@ -40,6 +40,6 @@ def test_masks_that_cannot_be_drawn_are_refused(fault: dict[str, object]) -> Non
 
 
 def test_configuration_can_be_read_without_torch_or_pyarrow() -> None:
-    loaded = "import sys, amma.train.config; print({'torch', 'pyarrow', 'numpy'} & set(sys.modules))"
+    loaded = "import sys, amma.train.model.config; print({'torch', 'pyarrow', 'numpy'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"

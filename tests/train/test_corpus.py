@@ -7,7 +7,7 @@ import pytest
 
 from amma.manifests.errors import FingerprintError, InputError, StoreError
 from amma.manifests.table import Modality
-from amma.train.corpus import Corpus, FeatureSource
+from amma.train.data.corpus import Corpus, FeatureSource
 
 
 @pytest.fixture(scope="module")

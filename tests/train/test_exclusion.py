@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from amma.manifests.errors import InputError
-from amma.train.exclusion import exclude
-from amma.train.sequence_hash import sequence_hash, sequence_hashes
+from amma.train.data.exclusion import exclude
+from amma.train.data.sequence_hash import sequence_hash, sequence_hashes
 
 IDS = ["a", "b", "c", "d"]
 HASHES = sequence_hashes(["MKV", "MKVA", "MKV", "AAAA"])

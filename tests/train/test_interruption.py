@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from amma.train.interruption import Interruption
+from amma.train.run.interruption import Interruption
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -23,7 +23,7 @@ def test_the_first_signal_is_noted_and_handlers_come_back(number: signal.Signals
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
     program = (
-        "import os, signal, time; from amma.train.interruption import Interruption\n"
+        "import os, signal, time; from amma.train.run.interruption import Interruption\n"
         "with Interruption():\n"
         "    os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
     )

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from amma.manifests.errors import CorruptStoreError
-from amma.train.loader import Loader
+from amma.train.data.loader import Loader
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -12,20 +12,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import amma.train.loop
-from amma.featurize.lock import StoreLock
-from amma.featurize.reader import FeatureStore
+import amma.train.run.loop
+from amma.featurize.store.lock import StoreLock
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import CheckpointError, ConfigError, InputError, LossError, StoreError
 from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import Modality
-from amma.train.checkpoint import STATE, Checkpoints, load_model, resolve_checkpoint
-from amma.train.loop import Outcome, pretrain
-from amma.train.run_config import RunConfig
-from amma.train.run_log import read_log
-from amma.train.sequence_hash import sequence_hash
-from amma.train.standardise import Moments
-from amma.train.step import Stepper, StepResult
-from amma.train.step_input import StepInput
+from amma.train.data.sequence_hash import sequence_hash
+from amma.train.model.standardise import Moments
+from amma.train.run.checkpoint import STATE, Checkpoints, load_model, resolve_checkpoint
+from amma.train.run.config import RunConfig
+from amma.train.run.log import read_log
+from amma.train.run.loop import Outcome, pretrain
+from amma.train.run.step import Stepper, StepResult
+from amma.train.run.step_input import StepInput
 
 Make = Callable[..., RunConfig]
 
@@ -130,7 +130,7 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_to_the_bit(
 
 def test_a_signal_while_channels_are_measured_ends_the_run_before_it_began(config: Make, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amma.train.loop.Interruption, "__bool__", lambda self: True)
+        patch.setattr(amma.train.run.loop.Interruption, "__bool__", lambda self: True)
         outcome = pretrain(config(), tmp_path / "run")
     assert (outcome.step, outcome.checkpoint) == (0, None)
     assert pretrain(config(max_steps=1), tmp_path / "run").step == 1
@@ -139,7 +139,7 @@ def test_a_signal_while_channels_are_measured_ends_the_run_before_it_began(confi
 def test_a_resume_that_forgets_the_optimizer_is_caught(reference: Path, config: Make, tmp_path: Path) -> None:
     pretrain(config(max_steps=5), tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amma.train.loop, "restore_optimizer", lambda model, optimizer, tensors: None)
+        patch.setattr(amma.train.run.loop, "restore_optimizer", lambda model, optimizer, tensors: None)
         pretrain(config(), tmp_path / "run")
     assert not same_run(tmp_path / "run", reference)
 
@@ -149,7 +149,7 @@ def test_a_resume_that_forgets_the_schedule_is_caught(reference: Path, config: M
     pretrain(changed, tmp_path / "whole")
     pretrain(config(optimizer={"lr_step_epochs": 1}, max_steps=12), tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amma.train.loop.StepDecay, "at", lambda self, step: self.base)
+        patch.setattr(amma.train.run.loop.StepDecay, "at", lambda self, step: self.base)
         pretrain(changed, tmp_path / "run")
     assert not same_run(tmp_path / "run", tmp_path / "whole")
 
@@ -263,7 +263,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(config: Make, t
 
 def test_numbers_read_one_step_late_are_the_same_numbers(reference: Path, config: Make, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amma.train.loop, "reads_late", lambda device: True)
+        patch.setattr(amma.train.run.loop, "reads_late", lambda device: True)
         pretrain(config(max_steps=11, checkpoint_every=4), tmp_path / "run")
         pretrain(config(), tmp_path / "run")
     assert same_run(tmp_path / "run", reference)

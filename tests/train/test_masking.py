@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from amma.manifests.table import MODALITIES, Modality
-from amma.train.batch import pack
-from amma.train.config import MaskConfig
-from amma.train.masking import draw_batch, draw_counts, draw_visible, generator_for
+from amma.train.model.batch import pack
+from amma.train.model.config import MaskConfig
+from amma.train.model.masking import draw_batch, draw_counts, draw_visible, generator_for
 
 SEQ, STR, FUNC = Modality
 NUM_DRAWS = 10_000

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from amma.manifests.table import MODALITIES, Modality
-from amma.train.batch import PackedBatch, Tokens, pack
-from amma.train.config import PRESETS, ModelConfig
-from amma.train.masking import draw_batch, generator_for
-from amma.train.model import AMMA, count_parameters
-from amma.train.objective import Reconstruction
-from amma.train.standardise import Moments
+from amma.train.model.amma import AMMA, count_parameters
+from amma.train.model.batch import PackedBatch, Tokens, pack
+from amma.train.model.config import PRESETS, ModelConfig
+from amma.train.model.masking import draw_batch, generator_for
+from amma.train.model.objective import Reconstruction
+from amma.train.model.standardise import Moments
 
 SEQ, STR, FUNC = Modality
 WIDTHS = {SEQ: 6, STR: 10, FUNC: 4}

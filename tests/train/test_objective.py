@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from amma.manifests.table import Modality
-from amma.train.batch import PackedBatch, pack
-from amma.train.config import ModelConfig, ObjectiveConfig
-from amma.train.masking import generator_for
-from amma.train.model import AMMA
-from amma.train.objective import Reconstruction
-from amma.train.standardise import Moments
+from amma.train.model.amma import AMMA
+from amma.train.model.batch import PackedBatch, pack
+from amma.train.model.config import ModelConfig, ObjectiveConfig
+from amma.train.model.masking import generator_for
+from amma.train.model.objective import Reconstruction
+from amma.train.model.standardise import Moments
 
 SEQ, STR, FUNC = Modality
 WIDTHS = {SEQ: 6, STR: 5, FUNC: 4}

@@ -3,10 +3,10 @@ import torch
 
 from amma.manifests.errors import CheckpointError
 from amma.manifests.table import Modality
-from amma.train.config import ModelConfig
-from amma.train.model import AMMA
-from amma.train.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, set_lr
-from amma.train.run_config import OptimizerConfig
+from amma.train.model.amma import AMMA
+from amma.train.model.config import ModelConfig
+from amma.train.run.config import OptimizerConfig
+from amma.train.run.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, set_lr
 
 
 def test_matrices_decay_and_vectors_do_not(small: ModelConfig, widths: dict[Modality, int]) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amma.train.permutation import Permutation
+from amma.train.data.permutation import Permutation
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9, 10, 16, 17, 1000, 1024, 99_999])

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from amma.train.positions import sincos
+from amma.train.model.positions import sincos
 
 
 def test_positions_are_the_formula_of_the_transformer() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from amma.manifests.errors import ConfigError
-from amma.train.config import PRESETS
-from amma.train.run_config import FREE_TO_CHANGE, RunConfig, check_same_run
+from amma.train.model.config import PRESETS
+from amma.train.run.config import FREE_TO_CHANGE, RunConfig, check_same_run
 
 
 def test_a_preset_gives_model_and_mask_and_single_values_replace_the_masks() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from amma.manifests.errors import CheckpointError
-from amma.train.run_log import RunLog, read_log
+from amma.train.run.log import RunLog, read_log
 
 
 def test_what_was_logged_after_the_checkpoint_is_cut_off_on_resume(tmp_path: Path) -> None:

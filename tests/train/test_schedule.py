@@ -1,6 +1,6 @@
 import torch
 
-from amma.train.schedule import StepDecay, last_step
+from amma.train.run.schedule import StepDecay, last_step
 
 
 def test_the_rate_follows_torchs_step_decay_stepped_once_an_epoch() -> None:

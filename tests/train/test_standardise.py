@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amma.manifests.table import Modality
-from amma.train.standardise import Moments, Standardiser
+from amma.train.model.standardise import Moments, Standardiser
 
 SEQ = Modality.SEQ
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amma.manifests.errors import InputError
-from amma.train.run_config import MixConfig
-from amma.train.streams import STREAMS, Mix, Stream
+from amma.train.data.streams import STREAMS, Mix, Stream
+from amma.train.run.config import MixConfig
 
 
 def streams_of(*sizes: int, seed: int = 0) -> list[Stream]:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from amma.manifests.table import Modality
-from amma.train.tally import EpochTally, ErrorTally
+from amma.train.run.tally import EpochTally, ErrorTally
 
 
 def test_sums_of_batches_make_the_mean_of_all_numbers() -> None:

@@ -2,8 +2,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amma.train.batch import Tokens
-from amma.train.tokens import join, residue_rows, select
+from amma.train.model.batch import Tokens
+from amma.train.model.tokens import join, residue_rows, select
 
 lengths_of_parts = st.integers(1, 5).flatmap(
     lambda proteins: st.lists(st.lists(st.integers(0, 4), min_size=proteins, max_size=proteins), min_size=1, max_size=3)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from amma.manifests.errors import InputError
-from amma.train.run_config import RunConfig
-from amma.train.training_set import prepare_training_set
+from amma.train.data.training_set import prepare_training_set
+from amma.train.run.config import RunConfig
 
 Make = Callable[..., RunConfig]
 

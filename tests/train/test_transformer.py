@@ -1,8 +1,8 @@
 import torch
 from torch import nn
 
-from amma.train.tokens import join
-from amma.train.transformer import Transformer
+from amma.train.model.tokens import join
+from amma.train.model.transformer import Transformer
 
 
 def torch_twin(ours: Transformer, width: int, heads: int, ffn: int) -> nn.TransformerEncoder:

@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from amma.featurize.reader import FeatureStore
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.table import MODALITIES
-from amma.train.checkpoint import Checkpoints, load_model
-from amma.train.collate import collate
-from amma.train.loop import pretrain
-from amma.train.masking import draw_batch, generator_for
-from amma.train.objective import Reconstruction
-from amma.train.run_config import RunConfig
-from amma.train.run_log import read_log
-from amma.train.streams import NUMBERS, STREAMS
-from amma.train.training_set import VALIDATION_EPOCH, prepare_training_set
+from amma.train.data.collate import collate
+from amma.train.data.streams import NUMBERS, STREAMS
+from amma.train.data.training_set import VALIDATION_EPOCH, prepare_training_set
+from amma.train.model.masking import draw_batch, generator_for
+from amma.train.model.objective import Reconstruction
+from amma.train.run.checkpoint import Checkpoints, load_model
+from amma.train.run.config import RunConfig
+from amma.train.run.log import read_log
+from amma.train.run.loop import pretrain
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

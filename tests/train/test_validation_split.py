@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from amma.manifests.errors import InputError
-from amma.train.sequence_hash import sequence_hashes
-from amma.train.validation_split import Clusters, choose_validation, kmer_clusters, read_clusters
+from amma.train.data.sequence_hash import sequence_hashes
+from amma.train.data.validation_split import Clusters, choose_validation, kmer_clusters, read_clusters
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 

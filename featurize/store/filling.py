@@ -1,0 +1,243 @@
+"""Fill a store: plan, write what is missing unit by unit, seal.
+
+Where the numbers come from is an `Origin`: frozen encoders (`encoding.py`) or arrays that are there (`writer.py`).
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+
+from amma.featurize.store.disk import check_room, disk_full_is_said, estimate, free_bytes
+from amma.featurize.store.documents import is_sealed
+from amma.featurize.store.fingerprint import check_fingerprint, plain
+from amma.featurize.store.header import Header, read_header
+from amma.featurize.store.ids import ROWS_PER_GROUP, planned_kinds, write_ids
+from amma.featurize.store.layout import IDS_FILE, LEDGER_FOLDER, LOCK_FILE, PLAN_FILE, UNITS_FOLDER, side_file
+from amma.featurize.store.ledger import (
+    LedgerEntry,
+    check_sizes,
+    commit,
+    committed_units,
+    hash_of_ids,
+    read_entry,
+    sweep,
+)
+from amma.featurize.store.lock import StoreLock
+from amma.featurize.store.plan import Plan, Survey, make_plan
+from amma.featurize.store.seal import read_seal, seal_store, write_documents
+from amma.featurize.store.settings import StoreSettings
+from amma.featurize.store.shard import FileRecord, StockReader, make_folder, write_shard
+from amma.featurize.store.stopping import StopSignals
+from amma.featurize.store.unit import UnitContents
+from amma.manifests.errors import StoreError
+from amma.manifests.files import TEMPORARY_SUFFIX, write_atomically, write_json_atomically
+from amma.manifests.table import MODALITIES, Modality
+
+log = logging.getLogger(__name__)
+
+Advance = Callable[[int], None]
+Progress = Callable[[int], AbstractContextManager[Advance]]
+"""Shows how far the writing is: given the rows to come, a function to call with the rows done."""
+
+
+@runtime_checkable
+class Origin(Protocol):
+    """Where the numbers of a store come from."""
+
+    widths: dict[Modality, int]
+    random_weights: bool
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the numbers, as plain JSON values."""
+
+    def survey(self) -> Survey:
+        """The lengths of all proteins and the hash of their content."""
+
+    def identities(self, rows: Int64[np.ndarray, " n"]) -> tuple[list[str], list[str]]:
+        """The ids and sequences of some rows of the survey."""
+
+    def fill(self, contents: UnitContents, advance: Advance) -> None:
+        """Put or reject every planned protein and modality of one unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: all units are there, and the store is sealed under `root`."""
+
+    header: Header
+    root: str
+    num_rejected: int
+    num_written: int
+    was_sealed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would do: `needed` and `free` are bytes."""
+
+    header: Header
+    committed: int
+    sealed: bool
+    needed: int
+    free: int
+
+
+def fill_store(
+    path: Path,
+    origin: Origin,
+    settings: StoreSettings,
+    *,
+    progress: Progress = lambda total: nullcontext(lambda rows: None),
+) -> Outcome:
+    """Begin, or go on with, the store at `path`, and seal it.
+
+    Raises `StoreError` (`E_LOCKED`, `E_DISK`, `E_FP16`, other proteins or settings than it was begun with),
+    `FingerprintError`, `CorruptStoreError`, `InterruptedRunError`. Whatever ends it, the committed units are safe.
+    """
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path}: is a file; a store is a folder. Give another path.")
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with StoreLock(path):
+            return _fill_locked(path, origin, settings, progress)
+    finally:
+        if not any(path.iterdir()):
+            path.rmdir()
+
+
+def preview(path: Path, origin: Origin, settings: StoreSettings) -> Preview:
+    """Plan as `fill_store` would, and write nothing."""
+    header, plan = _plan(path, origin, settings)
+    committed = set(committed_units(path))
+    pending = [unit for unit in range(plan.num_units) if unit not in committed]
+    needed = estimate(plan, header.layout, pending) if pending else 0
+    return Preview(header, len(committed), is_sealed(path), needed, free_bytes(path))
+
+
+def _plan(path: Path, origin: Origin, asked: StoreSettings) -> tuple[Header, Plan]:
+    """The plan of this run; raises unless it is the one the store was begun with."""
+    recorded = read_header(path)
+    if recorded is None and path.exists():
+        strangers = {entry.name for entry in path.iterdir()} - {LOCK_FILE, PLAN_FILE + TEMPORARY_SUFFIX}
+        if strangers:
+            raise StoreError(f"{path}: holds other things ({min(strangers)}) and no store. Give a new path.")
+    settings = asked.resolved(None if recorded is None else recorded.settings)
+    fingerprint = {**plain(origin.fingerprint()), "dtype": settings.dtype}
+    if recorded is not None:
+        check_fingerprint(recorded.fingerprint, fingerprint, where=str(path))
+    surveyed = origin.survey()
+    if recorded is not None and surveyed.content_sha256 != recorded.content_sha256:
+        raise StoreError(
+            f"{path}: was begun from other proteins ({recorded.num_proteins}, now {len(surveyed)}; content "
+            f"{recorded.content_sha256[:12]} -> {surveyed.content_sha256[:12]}). "
+            "Give the manifest it was begun with, or write to a new path."
+        )
+    plan = make_plan(surveyed, settings, lambda row: origin.identities(np.array([row]))[0][0])
+    header = Header(
+        settings=settings,
+        widths=dict(origin.widths),
+        fingerprint=fingerprint,
+        random_weights=origin.random_weights,
+        content_sha256=surveyed.content_sha256,
+        plan_sha256=plan.sha256,
+        num_proteins=plan.num_proteins,
+        num_units=plan.num_units,
+        rows={modality: plan.total_rows(modality) for modality in MODALITIES},
+        kinds=_count_kinds(plan),
+    )
+    if recorded is not None and header.as_json() != recorded.as_json():
+        raise StoreError(
+            f"{path}: the same proteins now plan differently (plan {recorded.plan_sha256[:12]} -> "
+            f"{header.plan_sha256[:12]}): this version of amma or of an encoder counts rows in another way. "
+            "Finish it with the version it was begun with, or write to a new path."
+        )
+    return header, plan
+
+
+def _count_kinds(plan: Plan) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for begin in range(0, plan.num_proteins, ROWS_PER_GROUP):
+        counts.update(planned_kinds(plan, begin, min(begin + ROWS_PER_GROUP, plan.num_proteins)))
+    return dict(counts)
+
+
+def _fill_locked(path: Path, origin: Origin, asked: StoreSettings, progress: Progress) -> Outcome:
+    header, plan = _plan(path, origin, asked)
+    if is_sealed(path):
+        entries = [read_entry(path, unit, header.plan_sha256) for unit in range(header.num_units)]
+        return Outcome(header, read_seal(path).root, _num_rejected(entries), 0, was_sealed=True)
+    layout = header.layout
+    done = committed_units(path)
+    entries = [read_entry(path, unit, header.plan_sha256) for unit in done]
+    for entry in entries:
+        check_sizes(path, entry)
+    partial = sweep(path, layout, done)
+    if done or partial:
+        log.info("resuming: %d/%d units committed, %d partial discarded", len(done), plan.num_units, partial)
+    pending = sorted(set(range(plan.num_units)) - set(done))
+    check_room(path, estimate(plan, layout, pending), safe=len(done), total=plan.num_units)
+    with disk_full_is_said(path, lambda: len(committed_units(path)), plan.num_units):
+        documents = layout.zarr_documents(sealed=False)
+        _begin(path, header, plan, origin, documents)
+        with StopSignals() as stop, progress(_rows(plan, pending)) as advance:
+            stock = StockReader(documents)
+            for unit in pending:
+                stop.check(len(done), plan.num_units)
+                contents = UnitContents(plan, layout, unit)
+                origin.fill(contents, advance)
+                entry = write_unit(path, contents, stock)
+                commit(path, entry)
+                entries.append(entry)
+                done.append(unit)
+            stop.check(len(done), plan.num_units)
+        root = seal_store(path, header).root
+    return Outcome(header, root, _num_rejected(entries), len(pending), was_sealed=False)
+
+
+def _num_rejected(entries: Sequence[LedgerEntry]) -> int:
+    return len({rejection.id for entry in entries for rejection in entry.rejections})
+
+
+def _rows(plan: Plan, units: Sequence[int]) -> int:
+    return sum(plan.rows(unit, modality) for unit in units for modality in MODALITIES)
+
+
+def _begin(path: Path, header: Header, plan: Plan, origin: Origin, documents: dict[str, bytes]) -> None:
+    """Write what comes before the first unit, where it is not there yet; `plan.json` first: it makes it a store."""
+    if not (path / PLAN_FILE).exists():
+        write_json_atomically(path / PLAN_FILE, header.as_json())
+    for folder in (LEDGER_FOLDER, UNITS_FOLDER):
+        make_folder(path / folder)
+    write_documents(path, documents)
+    if not (path / IDS_FILE).exists():
+        write_ids(path / IDS_FILE, plan, origin.identities)
+
+
+def write_unit(path: Path, contents: UnitContents, stock: StockReader) -> LedgerEntry:
+    """Write the files of one unit and give their receipt; nothing counts until that is in the ledger."""
+    layout, unit = contents.layout, contents.unit
+    files: dict[str, FileRecord] = {}
+    for modality in MODALITIES:
+        for spec in layout.row_arrays(modality):
+            rows = contents.rows[spec.path]
+            if len(rows):
+                files[spec.chunk_file(unit)] = write_shard(path, layout, spec, unit, rows, stock)
+    facts = contents.facts().to_bytes()
+    write_atomically(path / side_file(unit), facts)
+    files[side_file(unit)] = FileRecord.of(facts)
+    return LedgerEntry(
+        unit=unit,
+        first=contents.positions.start,
+        proteins=len(contents.positions),
+        ids_sha256=hash_of_ids(contents.ids),
+        plan_sha256=contents.plan.sha256,
+        files=files,
+        rejections=tuple(contents.rejections),
+    )

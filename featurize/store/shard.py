@@ -1,0 +1,141 @@
+"""One shard file: a flat matrix of the inner chunks in use, then Zarr's index of them.
+
+The bytes are those that zarr-python writes for codecs `sharding_indexed(bytes)` with the index at the end: inner
+chunk i lies at i·chunk bytes, unused ones are missing (offset and size 2⁶⁴-1), and a crc32c closes the index. Being
+flat is what lets our reader take rows with `pread` (`opened.py`) while any Zarr library still opens the store.
+
+Legend: R rows in use, padded to whole inner chunks.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from amma.featurize.store.layout import ArraySpec, Layout
+from amma.manifests.errors import CorruptStoreError
+from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory
+
+_ENTRY_BYTES = 16
+_CRC_BYTES = 4
+_MISSING = np.iinfo(np.uint64).max
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What the ledger or the seal says of a file."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: bytes) -> "FileRecord":
+        """The record of a file with these bytes."""
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in a JSON file."""
+        return {"size": self.size, "sha256": self.sha256}
+
+
+def index_size(chunks: int) -> int:
+    """Bytes of the index of a shard of `chunks` inner chunks."""
+    return chunks * _ENTRY_BYTES + _CRC_BYTES
+
+
+def index_bytes(used: int, chunk_bytes: int, chunks: int) -> bytes:
+    """The index of a flat shard whose first `used` of `chunks` inner chunks are there."""
+    entries = np.full((chunks, 2), _MISSING, dtype="<u8")
+    entries[:used, 0] = np.arange(used, dtype=np.uint64) * np.uint64(chunk_bytes)
+    entries[:used, 1] = chunk_bytes
+    data: bytes = entries.tobytes()
+    crc: bytes = google_crc32c.value(data).to_bytes(_CRC_BYTES, "little")
+    return data + crc
+
+
+def used_chunks_of(size: int, index: bytes, chunk_bytes: int, chunks: int) -> int:
+    """How many inner chunks a shard file of `size` bytes with this index holds.
+
+    Raises `ValueError` unless the index is exactly that of a flat shard of this size.
+    """
+    used, rest = divmod(size - index_size(chunks), chunk_bytes)
+    if rest or not 0 < used <= chunks:
+        raise ValueError(f"its size of {size} bytes is not that of whole inner chunks and an index")
+    if index != index_bytes(used, chunk_bytes, chunks):
+        raise ValueError("its index is damaged or not that of a flat shard")
+    return used
+
+
+class StockReader:
+    """Decode shard bytes with zarr itself, as any other program will."""
+
+    def __init__(self, documents: Mapping[str, bytes]) -> None:
+        import zarr
+        from zarr.core.buffer import default_buffer_prototype
+        from zarr.storage import MemoryStore
+
+        self._buffer = default_buffer_prototype().buffer
+        self._files: dict[str, Any] = {key: self._buffer.from_bytes(data) for key, data in documents.items()}
+        self._group = zarr.open_group(MemoryStore(self._files), mode="r", use_consolidated=False)
+        self._arrays: dict[str, Any] = {}
+
+    def rows(self, spec: ArraySpec, unit: int, data: bytes, shard_rows: int) -> np.ndarray:
+        """All rows of a unit in the array `spec`, if its shard file had these bytes."""
+        key = spec.chunk_file(unit)
+        self._files[key] = self._buffer.from_bytes(data)
+        if spec.path not in self._arrays:
+            self._arrays[spec.path] = self._group[spec.path]
+        try:
+            return np.asarray(self._arrays[spec.path][unit * shard_rows : (unit + 1) * shard_rows])
+        finally:
+            del self._files[key]
+
+
+def write_shard(
+    store: Path, layout: Layout, spec: ArraySpec, unit: int, rows_R: np.ndarray, stock: StockReader
+) -> FileRecord:
+    """Write the shard of `unit` in array `spec`: aside, fsync, read back and decoded by zarr, renamed into place.
+
+    Raises `CorruptStoreError` if what is read back is not what was meant; nothing is in place then.
+    """
+    if len(rows_R) % layout.chunk_rows or not 0 < len(rows_R) <= layout.shard_rows:
+        raise ValueError(f"{len(rows_R)} rows are not whole inner chunks of {layout.chunk_rows}")
+    path = store / spec.chunk_file(unit)
+    make_folder(path.parent)
+    chunk_bytes = layout.chunk_rows * spec.row_bytes
+    index = index_bytes(len(rows_R) // layout.chunk_rows, chunk_bytes, layout.chunks_per_shard)
+    aside = path.with_name(path.name + TEMPORARY_SUFFIX)
+    with aside.open("wb") as handle:
+        handle.write(as_bytes(rows_R).data)
+        handle.write(index)
+        handle.flush()
+        os.fsync(handle.fileno())
+    data = aside.read_bytes()
+    decoded = stock.rows(spec, unit, data, layout.shard_rows)
+    flat = len(data) == rows_R.nbytes + len(index) and data.endswith(index)
+    if not flat or not np.array_equal(as_bytes(decoded[: len(rows_R)]), as_bytes(rows_R)):
+        raise CorruptStoreError(
+            f"{aside}: reads back other than it was written (unit {unit}). Check the disk and its memory; "
+            "nothing of this unit was stored, the same command goes on."
+        )
+    aside.replace(path)
+    fsync_directory(path.parent)
+    return FileRecord.of(data)
+
+
+def as_bytes(array: np.ndarray) -> np.ndarray:
+    """A view of a contiguous array as bytes, without a copy."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it, each durable in its parent."""
+    if not folder.exists():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_directory(folder.parent)

@@ -1,0 +1,1 @@
+"""What training reads, and in which order: stores, streams, splits and the loader."""

@@ -1,0 +1,133 @@
+"""Which proteins a run trains on, which it validates on, and which it leaves alone.
+
+Legend: N proteins of the corpus, T those trained on.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int8, Int64, UInt64
+
+from amma.manifests.console import progress, say
+from amma.manifests.files import sha256_of_file
+from amma.train.data.corpus import Corpus
+from amma.train.data.exclusion import exclude
+from amma.train.data.sequence_hash import sequence_hashes
+from amma.train.data.streams import NUMBERS, STREAMS, Draw, Mix, Portion, Stream
+from amma.train.data.validation_split import Clusters, choose_validation, kmer_clusters, read_clusters
+from amma.train.model.masking import generator_for
+from amma.train.run.config import RunConfig
+
+SPLIT_COUNTER = -1
+"""Random numbers of the split are `generator_for(seed, SPLIT_COUNTER)`: apart from all masks."""
+VALIDATION_EPOCH = -1
+"""Masks of validation proteins are those of an epoch that training never has: the same at every validation."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The corpus with its division; `validation` is a fixed list of homogeneous batches."""
+
+    corpus: Corpus
+    mix: Mix
+    validation: tuple[Portion, ...]
+    seen: UInt64[np.ndarray, " seen"]
+    """Sequence hashes of the training proteins, sorted, each once."""
+    counts: dict[str, Any]
+    """What became of every protein, for logs and reports."""
+    inputs: dict[str, Any]
+    """Hashes of everything that was read: equal inputs make the same run."""
+
+    @property
+    def proteins_T(self) -> Int64[np.ndarray, " T"]:
+        """The training proteins of all streams, ascending."""
+        return np.sort(np.concatenate([stream.proteins_N for stream in self.mix.streams]))
+
+
+def prepare_training_set(config: RunConfig) -> TrainingSet:
+    """Open the stores, leave out what is excluded, set the validation clusters aside, and form the streams.
+
+    Raises `StoreError`, `FingerprintError`, `InputError`; each says what to do.
+    """
+    corpus = Corpus.open(config.stores)
+    hashes_N = sequence_hashes(corpus.sequences())
+    exclusion = exclude(config.exclude, corpus.ids, hashes_N)
+    if config.exclude:
+        say(exclusion.describe())
+    codes = {str(name): number for name, number in NUMBERS.items()}
+    kind_N = np.fromiter((codes.get(kind, -1) for kind in corpus.kinds()), dtype=np.int8)
+    wanted = [NUMBERS[name] for name in STREAMS if config.mix.weight(name) > 0]
+    candidate_N = np.isin(kind_N, wanted) & ~exclusion.excluded
+    held_out_N, origin = _hold_out(config, corpus, candidate_N, hashes_N)
+    trained_N = candidate_N & ~held_out_N
+    streams = [
+        Stream(name, np.flatnonzero(trained_N & (kind_N == NUMBERS[name])), seed=config.seed) for name in STREAMS
+    ]
+    counts = {
+        "proteins": corpus.num_proteins,
+        "excluded": int(exclusion.excluded.sum()),
+        "excluded_listed": exclusion.listed,
+        "excluded_by_sequence": exclusion.by_sequence,
+        "excluded_unknown_ids": exclusion.unknown,
+        "not_in_a_stream": int((~candidate_N & ~exclusion.excluded).sum()),
+        "validation": int(held_out_N.sum()),
+        "validation_clusters_from": origin,
+        "streams": {str(stream.name): len(stream) for stream in streams},
+    }
+    inputs = {
+        "root_hashes": corpus.root_hashes,
+        "fingerprint": corpus.fingerprint,
+        "exclude": sorted(sha256_of_file(path) for path in config.exclude),
+        "clusters": sha256_of_file(config.clusters) if config.clusters else None,
+        "validation": hashlib.sha256(np.flatnonzero(held_out_N).astype("<i8").tobytes()).hexdigest(),
+    }
+    return TrainingSet(
+        corpus,
+        Mix(streams, config.mix),
+        _validation_batches(kind_N, held_out_N, config.mix.batch_size),
+        np.unique(hashes_N[trained_N]),
+        counts,
+        inputs,
+    )
+
+
+def _hold_out(
+    config: RunConfig,
+    corpus: Corpus,
+    candidate_N: Bool[np.ndarray, " N"],
+    hashes_N: UInt64[np.ndarray, " N"],
+) -> tuple[Bool[np.ndarray, " N"], str | None]:
+    """True for the validation proteins, and where the clusters came from."""
+    held_out_N = np.zeros_like(candidate_N)
+    candidates = np.flatnonzero(candidate_N)
+    if not config.validation_fraction or not len(candidates):
+        return held_out_N, None
+    clusters: Clusters
+    if config.clusters is not None:
+        clusters = read_clusters(config.clusters, (corpus.ids[int(protein)] for protein in candidates))
+    else:
+        sequences = [
+            sequence for sequence, takes_part in zip(corpus.sequences(), candidate_N, strict=True) if takes_part
+        ]
+        with progress("clustering sequences", len(sequences), unit="proteins") as advance:
+            clusters = kmer_clusters(sequences, advance)
+    rng = generator_for(config.seed, SPLIT_COUNTER)
+    chosen = choose_validation(clusters, hashes_N[candidates], fraction=config.validation_fraction, rng=rng)
+    held_out_N[candidates[chosen]] = True
+    return held_out_N, clusters.origin
+
+
+def _validation_batches(
+    kind_N: Int8[np.ndarray, " N"], held_out_N: Bool[np.ndarray, " N"], batch_size: int
+) -> tuple[Portion, ...]:
+    """Every validation protein once, stream by stream."""
+    portions: list[Portion] = []
+    for name in STREAMS:
+        proteins = np.flatnonzero(held_out_N & (kind_N == NUMBERS[name]))
+        draws = [Draw(int(protein), VALIDATION_EPOCH, place) for place, protein in enumerate(proteins)]
+        portions.extend(
+            Portion(name, 1.0, tuple(draws[start : start + batch_size])) for start in range(0, len(draws), batch_size)
+        )
+    return tuple(portions)

@@ -1,0 +1,1 @@
+"""A run: its configuration, its steps, its folder, its checkpoints and its log."""

@@ -1,0 +1,117 @@
+"""Everything that decides a pretraining run, and which of it may change when the run goes on.
+
+Nothing here needs torch, so that a command line can show it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from amma.featurize.store.fingerprint import fields
+from amma.manifests.errors import ConfigError
+from amma.manifests.settings import Settings
+from amma.train.model.config import MaskConfig, ModelConfig, ObjectiveConfig, Positive, find_preset
+
+StreamName = Literal["triplet", "seq-str", "seq-func"]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class OptimizerConfig(Settings):
+    """AdamW and its schedule. The paper: 1e-4, weight decay 0.05, StepLR with γ = 0.5, its step unstated."""
+
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-4
+    weight_decay: NonNegative = 0.05
+    """On weight matrices; not on biases, norms, embeddings and other vectors."""
+    lr_step_epochs: Positive = 3
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    clip: NonNegative = 1.0
+    """Largest norm of the gradient; 0 for none."""
+
+
+class MixConfig(Settings):
+    """How proteins become batches.
+
+    `interleave`: each step is a batch from one stream, every stream as often as its proteins times its weight.
+    `sum`: each step takes a batch from every stream and adds up their losses times their weights (Eq. 12).
+    """
+
+    mixing: Literal["interleave", "sum"] = "interleave"
+    weights: dict[StreamName, NonNegative] = Field(default_factory=dict)
+    """1 where a stream is not named; 0 leaves it out."""
+    batch_size: Positive = 4
+
+    def weight(self, stream: StreamName) -> float:
+        """The weight of one stream."""
+        return self.weights.get(stream, 1.0)
+
+
+class RunConfig(Settings):
+    """One `amma-train pretrain` run."""
+
+    stores: Annotated[tuple[Path, ...], Field(min_length=1)]
+    model: ModelConfig
+    mask: MaskConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mix: MixConfig = MixConfig()
+    epochs: Positive = 10
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    exclude: tuple[Path, ...] = ()
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    clusters: Path | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: str = "auto"
+    threads: Positive | None = None
+    """Of the arithmetic and of the loader; None for torch's own number and the same for the loader."""
+    max_steps: Positive | None = None
+    checkpoint_every: Positive = 1000
+    """Steps; the end of an epoch is always a checkpoint."""
+    log_every: Positive = 1
+
+    @classmethod
+    def from_preset(cls, preset: str, *, mask: Mapping[str, Any], values: Mapping[str, Any]) -> "RunConfig":
+        """The preset's model and mask, with what `mask` changes of the latter, and all other values as given.
+
+        Raises `UsageError` for an unknown preset, `ConfigError` listing every value out of range.
+        """
+        chosen = find_preset(preset)
+        described = {
+            **values,
+            "model": chosen.model.model_dump(),
+            "mask": {**chosen.mask.model_dump(), **mask},
+        }
+        return cls.parse(described, source="the run's configuration")
+
+    @model_validator(mode="after")
+    def _clusters_serve_a_split(self) -> "RunConfig":
+        if self.clusters is not None and not self.validation_fraction:
+            raise ValueError("clusters has no effect when validation_fraction is 0")
+        return self
+
+
+FREE_TO_CHANGE = frozenset(
+    {"epochs", "max_steps", "checkpoint_every", "log_every", "device", "threads", "stores", "exclude", "clusters"}
+)
+"""Keys that may differ when a run goes on: where it ends, how it is watched, what it runs on, and paths of files (the
+files themselves are compared by their hashes). The schedule does not depend on where the run ends."""
+
+
+def check_same_run(before: dict[str, Any], now: dict[str, Any], *, where: Path) -> None:
+    """Compare the resolved settings of a run with those it is to go on with.
+
+    Raises `ConfigError` naming every key that differs and may not.
+    """
+    old, new = fields(before), fields(now)
+    faults = [
+        f"  {key}: {old.get(key, 'nothing')} before, {new.get(key, 'nothing')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in FREE_TO_CHANGE
+    ]
+    if faults:
+        raise ConfigError(
+            f"{where} holds a run with other settings:\n"
+            + "\n".join(faults)
+            + "\nGive the same settings to go on with it, or another folder to start anew."
+        )

@@ -1,0 +1,45 @@
+"""What one step works on: its proteins, read and packed, and their masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amma.train.data.collate import collate
+from amma.train.data.corpus import FeatureSource
+from amma.train.data.streams import NUMBERS, Portion
+from amma.train.model.batch import PackedBatch, Tokens
+from amma.train.model.config import MaskConfig
+from amma.train.model.masking import Masks, draw_batch, generator_for
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What one step needs, in host memory: of each portion the batch and its masks."""
+
+    step: int
+    portions: tuple[tuple[Portion, PackedBatch, Masks], ...]
+
+
+def prepare_step(
+    source: FeatureSource, plan: Sequence[Portion], step: int, *, seed: int, mask: MaskConfig, pin: bool = False
+) -> StepInput:
+    """Read the proteins of a step and draw their masks.
+
+    A protein's mask depends on the seed, its stream, that stream's epoch and the position in it: on nothing that
+    batch size, threads or ranks could change.
+    """
+    portions = []
+    for portion in plan:
+        batch = collate(source, [draw.protein for draw in portion.draws], portion.modalities)
+        generators = [generator_for(seed, NUMBERS[portion.stream], d.epoch, d.position) for d in portion.draws]
+        masks = draw_batch(generators, batch, mask)
+        portions.append((portion, _pinned(batch) if pin else batch, masks))
+    return StepInput(step, tuple(portions))
+
+
+def _pinned(batch: PackedBatch) -> PackedBatch:
+    """Page-locked, so that the copy to the device runs beside its computing."""
+    tokens = {
+        modality: Tokens(each.features_TD.pin_memory(), each.offsets, each.position_T.pin_memory())
+        for modality, each in batch.tokens.items()
+    }
+    return PackedBatch(batch.ids, tokens)
