@@ -15,7 +15,7 @@ endif
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup demo test test-slow check fix build clean
+.PHONY: help setup demo test test-slow bench check fix build clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,11 @@ test: $(READY) ## Run the tests (offline, no GPU)
 
 test-slow: $(READY) ## Run the tests that take minutes
 	$(BIN)/pytest -q -n auto --dist loadfile -m slow
+
+bench: $(READY) ## Time the whole way on a synthetic proteome
+	rm -rf $(DEMO)/bench $(DEMO)/bench-data
+	$(BIN)/amma-manifest toy $(DEMO)/bench-data --proteins 240 --seed 1
+	$(BIN)/python benchmarks/whole_way.py $(DEMO)/bench-data $(DEMO)/bench
 
 check: $(READY) ## Format, lint and types
 	$(BIN)/ruff format --check .
