@@ -22,6 +22,7 @@ from amma.train.data.sequence_hash import sequence_hash
 from amma.train.model.standardise import Moments
 from amma.train.run.checkpoint import STATE, Checkpoints, load_model, resolve_checkpoint
 from amma.train.run.config import RunConfig
+from amma.train.run.interruption import Interruption
 from amma.train.run.log import read_log
 from amma.train.run.loop import Outcome, pretrain
 from amma.train.run.step import Stepper, StepResult
@@ -125,6 +126,25 @@ def test_a_signal_ends_the_step_saves_and_the_run_goes_on_to_the_bit(
     assert outcome.checkpoint == tmp_path / "run" / "checkpoints" / f"step-{step + 1:08d}"
     assert signal.getsignal(number) is handler
     assert pretrain(config(), tmp_path / "run").exit_code == 0
+    assert same_run(tmp_path / "run", reference)
+
+
+@pytest.mark.parametrize("question", [14, 15, 16, 17])
+def test_a_signal_between_any_two_looks_at_it_leaves_the_run_whole(
+    question: int, reference: Path, config: Make, tmp_path: Path
+) -> None:
+    asked = 0
+
+    def from_then_on(self: Interruption) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= question
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Interruption, "__bool__", from_then_on)
+        outcome = pretrain(config(), tmp_path / "run")
+    assert 0 < outcome.step < 18
+    pretrain(config(), tmp_path / "run")
     assert same_run(tmp_path / "run", reference)
 
 

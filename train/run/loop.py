@@ -193,12 +193,13 @@ class Run:
         pending: StepResult | None = None
         lag = reads_late(self._device)
         while True:
-            stops = bool(self._interruption) or self._step >= self.last
+            interrupted = bool(self._interruption)  # looked at once: it may change at any moment
+            stops = interrupted or self._step >= self.last
             saves = self._step % self._config.checkpoint_every == 0
             if pending is not None and (stops or saves or self._epoch_is_due):
                 self._account(pending.read())
                 pending = None
-            if self._epoch_is_due and not self._interruption:
+            if self._epoch_is_due and not interrupted:
                 self._close_epoch()
                 continue
             if stops or saves:
