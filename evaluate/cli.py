@@ -18,11 +18,13 @@ def _commands() -> None:
 
 @app.command()
 def function(
-    checkpoint: Annotated[Path, typer.Argument(help="A run folder of amma-train (its best checkpoint), or one step.")],
-    store: Annotated[Path, typer.Argument(help="A sealed feature store made with the same encoders.")],
-    report_dir: Annotated[Path, typer.Argument(help="Folder for the report; new or empty.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder of amma-train (its best one), or a step.")
+    ],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A sealed feature store made with the same encoders.")],
+    report_dir: Annotated[Path, typer.Argument(metavar="REPORT_DIR", help="Folder for the report; new or empty.")],
     task: Annotated[TaskName, typer.Option(help="What to predict.")],
-    labels: Annotated[Path, typer.Option(help="Label table, TSV with columns id, ec, ec_class.")],
+    labels: Annotated[Path, typer.Option(help="Label table: TSV with columns id, ec, ec_class, or DeepFRI's.")],
     splits: Annotated[Path, typer.Option(help="Folder with train.txt, valid.txt and test.txt, one id a line.")],
     protocol: Annotated[Protocol, typer.Option(help="Tune fusion encoder and head, or the head alone.")] = (
         Protocol.FUSION
@@ -49,7 +51,7 @@ def function(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Predict EC numbers: tune a checkpoint on a task, compare with the same model untrained and label frequency."""
+    """Predict EC numbers or GO terms: tune a checkpoint, compare with the same model untrained and label frequency."""
     finetune: dict[str, Any] = {
         "protocol": protocol,
         "readout": readout,
