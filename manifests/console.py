@@ -46,7 +46,7 @@ def run_app(app: typer.Typer) -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     # Read by libgomp when torch is loaded: threads that wait spin only briefly, then sleep. On a machine whose
     # processors are all taken, spinning makes a step several times as long.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except AmmaError as error:
