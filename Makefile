@@ -40,7 +40,7 @@ demo: $(READY) ## Go the whole way on a synthetic proteome: files, features, pre
 	$(BIN)/amma-featurize verify $(DEMO)/features.zarr
 	cat $(DEMO)/data/valid.txt $(DEMO)/data/test.txt > $(DEMO)/held.txt
 	$(BIN)/amma-train pretrain $(DEMO)/features.zarr $(DEMO)/run --preset tiny --epochs 5 --exclude $(DEMO)/held.txt
-	$(BIN)/amma-eval function $(DEMO)/run $(DEMO)/features.zarr $(DEMO)/report --task ec-class \
+	$(BIN)/amma-eval function $(DEMO)/run $(DEMO)/features.zarr $(DEMO)/report --task ec \
 	  --labels $(DEMO)/data/ec.tsv --splits $(DEMO)/data --fusion-lr 1e-4 --head-lr 1e-3 --epochs 20
 
 test: $(READY) ## Run the tests (offline, no GPU)
