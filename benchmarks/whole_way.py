@@ -1,6 +1,6 @@
 """Time every step from files to report, each as the command a user types.
 
-    python benchmarks/whole_way.py DATA OUT [--protocol fusion] [--epochs 2]
+    python benchmarks/whole_way.py DATA OUT [--epochs 2]
 
 DATA has sequences.fasta, structures/, descriptions.tsv, ec.tsv, train.txt, valid.txt, test.txt (`amma-manifest toy`
 makes such a folder); OUT must not exist. Prints a Markdown table; wall-clock seconds include the start of Python.
@@ -20,7 +20,7 @@ import torch
 PROGRAMS = Path(sys.executable).parent
 
 
-def steps(data: Path, protocol: str, epochs: int) -> dict[str, list[str | Path]]:
+def steps(data: Path, epochs: int) -> dict[str, list[str | Path]]:
     return {
         "manifest": [
             "amma-manifest", "build", "--sequences", data / "sequences.fasta", "--structures", data / "structures",
@@ -32,9 +32,9 @@ def steps(data: Path, protocol: str, epochs: int) -> dict[str, list[str | Path]]
             "amma-train", "pretrain", "all.zarr", "run", "--preset", "tiny", "--epochs", str(epochs),
             "--exclude", "held.txt",
         ],
-        f"evaluate (EC class, {protocol}, 3 seeds)": [
+        "evaluate (EC class, fusion, 3 seeds)": [
             "amma-eval", "function", "run", "all.zarr", "report", "--task", "ec-class", "--labels", data / "ec.tsv",
-            "--splits", data, "--protocol", protocol, "--fusion-lr", "1e-4", "--head-lr", "1e-3", "--epochs", "20",
+            "--splits", data, "--fusion-lr", "1e-4", "--head-lr", "1e-3", "--epochs", "20",
         ],
     }  # fmt: skip
 
@@ -43,14 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--protocol", choices=("fusion", "probe"), default="fusion")
     parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
     data = arguments.data.resolve()
     arguments.out.mkdir(parents=True)
     (arguments.out / "held.txt").write_text((data / "valid.txt").read_text() + (data / "test.txt").read_text())
     seconds = {}
-    for name, (program, *words) in steps(data, arguments.protocol, arguments.epochs).items():
+    for name, (program, *words) in steps(data, arguments.epochs).items():
         started = time.perf_counter()
         subprocess.run([PROGRAMS / str(program), *words], cwd=arguments.out, check=True)
         seconds[name] = time.perf_counter() - started
