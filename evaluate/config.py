@@ -88,6 +88,11 @@ class FinetuneConfig(Settings):
         return {**values, "fusion_lrs": ()}
 
     @property
+    def head_alone(self) -> "FinetuneConfig":
+        """The same for what has no fusion encoder to tune."""
+        return self.model_copy(update={"protocol": Protocol.PROBE, "fusion_lrs": ()})
+
+    @property
     def grid(self) -> tuple[Rates, ...]:
         """Every pair of learning rates."""
         return tuple(Rates(fusion, head) for fusion in self.fusion_lrs or (None,) for head in self.head_lrs)

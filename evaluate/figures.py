@@ -4,7 +4,13 @@ from typing import Any
 
 from amma.evaluate.results import Report, Row
 
-COLOURS = {"trained": "#1f5fa8", "untrained": "#c8702a", "label frequency": "#7b8390"}
+COLOURS = {
+    "trained": "#1f5fa8",
+    "untrained": "#c8702a",
+    "pooled inputs": "#2f8f6b",
+    "nearest training sequence": "#8a4f9e",
+    "label frequency": "#7b8390",
+}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 

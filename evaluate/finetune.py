@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from amma.evaluate.config import FinetuneConfig, Protocol, Rates
 from amma.evaluate.head import Head
 from amma.evaluate.metrics import fmax
+from amma.evaluate.pooled import PooledInputs
 from amma.evaluate.readout import represent
 from amma.evaluate.tasks import Split, Task
 from amma.featurize.store.reader import FeatureStore
@@ -27,6 +28,9 @@ from amma.train.model.masking import generator_for
 
 Vectors = Callable[[Int64[np.ndarray, " B"]], Float[Tensor, "B D"]]
 """From numbers of proteins within a split to their representations."""
+
+Start = AMMA | PooledInputs
+"""What a head is put on: a model, or features that are given and cannot be tuned (protocol `probe` only)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +42,23 @@ class Bench:
     config: FinetuneConfig
     device: torch.device
 
-    def vectors(self, model: AMMA, split: Split) -> Vectors:
+    def vectors(self, model: Start, split: Split) -> Vectors:
         """Representations of a split: computed anew for every batch, or once and for all if the model is frozen."""
-        config = self.config
-        if config.protocol is Protocol.FUSION:
-            return lambda places: represent(model, self.store, split.rows[places], config.readout, device=self.device)
+        if self.config.protocol is Protocol.FUSION:
+            return lambda places: self._represent(model, split.rows[places])
         fixed_ND = self.representations(model, split)
         return lambda places: fixed_ND[torch.from_numpy(places).to(self.device)]
 
     @torch.no_grad()
-    def representations(self, model: AMMA, split: Split) -> Float[Tensor, "N D"]:
+    def representations(self, model: Start, split: Split) -> Float[Tensor, "N D"]:
         """The representations of a whole split, batch by batch, without gradients."""
-        return torch.cat(
-            [
-                represent(model, self.store, rows, self.config.readout, device=self.device)
-                for rows in np.array_split(split.rows, -(-len(split.rows) // self.config.batch_size))
-            ]
-        )
+        num_blocks = -(-len(split.rows) // self.config.batch_size)
+        return torch.cat([self._represent(model, rows) for rows in np.array_split(split.rows, num_blocks)])
+
+    def _represent(self, model: Start, rows: Int64[np.ndarray, " B"]) -> Float[Tensor, "B D"]:
+        if isinstance(model, PooledInputs):
+            return model.vectors(rows)
+        return represent(model, self.store, rows, self.config.readout, device=self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Epoch:
 class Fit:
     """A tuned model, at its best epoch (numbered from 1)."""
 
-    model: AMMA
+    model: Start
     head: Head
     rates: Rates
     seed: int
@@ -89,7 +93,7 @@ class Fit:
 
 
 def tune(
-    start: AMMA,
+    start: Start,
     bench: Bench,
     rates: Rates,
     seed: int,
@@ -112,6 +116,8 @@ def tune(
     valid = valid or bench.vectors(model, task.valid)
     groups = [{"params": list(head.parameters()), "lr": rates.head}]
     if tuned:
+        if isinstance(model, PooledInputs):
+            raise ValueError("pooled inputs have nothing to tune; use protocol probe")
         groups.append({"params": list(model.fusion_parameters()), "lr": rates.fusion})
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
@@ -155,7 +161,7 @@ def predict(fit: Fit, bench: Bench, split: Split) -> Float32[np.ndarray, "N K"]:
     return _probabilities(_logits(fit.head, bench.vectors(fit.model, split), split, bench))
 
 
-def _new_head(start: AMMA, bench: Bench, seed: int, train: Vectors | None) -> Head:
+def _new_head(start: Start, bench: Bench, seed: int, train: Vectors | None) -> Head:
     split = bench.task.train
     places = np.arange(len(split.ids))
     with torch.no_grad():

@@ -18,8 +18,10 @@ from jaxtyping import Bool, Float32
 
 from amma.evaluate.config import FunctionConfig
 from amma.evaluate.controls import ceiling, label_frequency, untrained_models
-from amma.evaluate.finetune import Bench
+from amma.evaluate.finetune import Bench, Start
+from amma.evaluate.kmers import nearest_neighbour_scores
 from amma.evaluate.metrics import aupr, f_at, fmax, pair_curve
+from amma.evaluate.pooled import PooledInputs
 from amma.evaluate.protocol import Outcome, SeedRun, num_epochs_at_most, run_protocol
 from amma.evaluate.results import (
     CeilingFacts,
@@ -45,7 +47,6 @@ from amma.manifests.files import sha256_of_file
 from amma.manifests.labels import SPLITS
 from amma.manifests.table import Modality
 from amma.train.data.sequence_hash import sequence_hashes
-from amma.train.model.amma import AMMA
 from amma.train.run.arithmetic import arithmetic
 from amma.train.run.checkpoint import LoadedModel, load_model
 
@@ -55,6 +56,8 @@ PACKAGES = ("amma", "numpy", "torch", "plotly", "pyarrow", "pydantic", "scikit-l
 MEANINGS = {
     "trained": "the given checkpoint, then tuned on the task",
     "untrained": "the same architecture with fresh weights for each seed, the same tuning",
+    "pooled inputs": "the encoders' features averaged over residues, without fusion; the same head on top",
+    "nearest training sequence": "how similar the most similar training sequence with the term is (shared 3-mers)",
     "label frequency": "how often each term occurs in training, as the score of every protein",
 }
 
@@ -95,7 +98,7 @@ def open_subject(config: FunctionConfig) -> Subject:
 
 
 def evaluate_function(config: FunctionConfig, subject: Subject, *, threads: int | None = None) -> Evaluation:
-    """Fine-tune, score and compare: the trained model, the same model untrained, and label frequency.
+    """Fine-tune, score and compare: the trained model, the same model untrained, and the controls.
 
     Deterministic: the same numbers for the same inputs, device, number of threads and library versions.
     """
@@ -106,16 +109,25 @@ def evaluate_function(config: FunctionConfig, subject: Subject, *, threads: int 
 def _evaluate(config: FunctionConfig, subject: Subject) -> Evaluation:
     started = time.monotonic()
     trained, store, task = subject.trained, subject.store, subject.task
-    bench = Bench(store, task, config.finetune, torch.device(config.device))
-    starts: dict[str, Callable[[int], AMMA]] = {
-        "trained": lambda seed: trained.model,
-        "untrained": untrained_models(trained),
+    device = torch.device(config.device)
+    bench = Bench(store, task, config.finetune, device)
+    alone = Bench(store, task, config.finetune.head_alone, device)
+    pooled = PooledInputs(store, trained.model.standardiser, [task.split(name).rows for name in SPLITS], device=device)
+    starts: dict[str, tuple[Callable[[int], Start], Bench]] = {
+        "trained": (lambda seed: trained.model, bench),
+        "untrained": (untrained_models(trained), bench),
+        "pooled inputs": (lambda seed: pooled, alone),
     }
     outcomes: dict[str, Outcome] = {}
-    with progress("fine-tuning", len(starts) * num_epochs_at_most(config.finetune), unit="epochs") as advance:
-        for name, start in starts.items():
-            outcomes[name] = run_protocol(start, bench, advance=advance, tell=partial(_tell, name))
-    rows = (*(_tuned_row(name, outcome, task) for name, outcome in outcomes.items()), _frequency_row(task))
+    total = sum(num_epochs_at_most(on.config) for _, on in starts.values())
+    with progress("fine-tuning", total, unit="epochs") as advance:
+        for name, (start, on) in starts.items():
+            outcomes[name] = run_protocol(start, on, advance=advance, tell=partial(_tell, name))
+    rows = (
+        *(_tuned_row(name, outcome, task) for name, outcome in outcomes.items()),
+        _untuned_row("nearest training sequence", task, *_nearest(task, store)),
+        _untuned_row("label frequency", task, *(label_frequency(task, split) for split in (task.valid, task.test))),
+    )
     report = Report(
         task=_task_facts(task, store),
         config=config.finetune,
@@ -154,9 +166,20 @@ def _tuned_row(name: str, outcome: Outcome, task: Task) -> Row:
     return _row(name, runs, trials)
 
 
-def _frequency_row(task: Task) -> Row:
-    scores = label_frequency(task, task.valid), label_frequency(task, task.test)
-    return _row("label frequency", [_run(task, *scores, None)], [])
+def _nearest(task: Task, store: FeatureStore) -> list[Float32[np.ndarray, "_ K"]]:
+    """Scores of the validation and of the test proteins."""
+    sequences = store.sequences()
+    train = [sequences[row] for row in task.train.rows]
+    asked = [sequences[row] for row in (*task.valid.rows, *task.test.rows)]
+    with progress("nearest sequences", len(asked), unit="proteins") as advance:
+        scores = nearest_neighbour_scores(train, task.train.target_NK, asked, advance)
+    return np.split(scores, [len(task.valid.rows)])
+
+
+def _untuned_row(
+    name: str, task: Task, valid_VK: Float32[np.ndarray, "V K"], test_NK: Float32[np.ndarray, "N K"]
+) -> Row:
+    return _row(name, [_run(task, valid_VK, test_NK, None)], [])
 
 
 def _row(name: str, runs: Sequence[Run], trials: Sequence[TrialRecord]) -> Row:

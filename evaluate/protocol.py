@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from amma.evaluate.config import FinetuneConfig, Protocol, Rates
-from amma.evaluate.finetune import Bench, Fit, Vectors, predict, tune
-from amma.train.model.amma import AMMA
+from amma.evaluate.finetune import Bench, Fit, Start, Vectors, predict, tune
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def num_epochs_at_most(config: FinetuneConfig) -> int:
 
 
 def run_protocol(
-    start: Callable[[int], AMMA],
+    start: Callable[[int], Start],
     bench: Bench,
     *,
     advance: Callable[[int], None] = lambda _: None,
@@ -59,7 +58,7 @@ def run_protocol(
     config, task = bench.config, bench.task
     trials: list[Trial] = []
     runs: list[SeedRun] = []
-    previous: AMMA | None = None
+    previous: Start | None = None
     train: Vectors | None = None
     valid: Vectors | None = None
     for seed in range(config.num_seeds):

@@ -68,7 +68,7 @@ class TrialRecord(Settings):
 class Row(Settings):
     """One line of the table."""
 
-    name: Literal["trained", "untrained", "label frequency"]
+    name: Literal["trained", "untrained", "pooled inputs", "nearest training sequence", "label frequency"]
     meaning: str
     fmax: Summary
     aupr: Summary

@@ -24,7 +24,8 @@ def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
     tunings = len(finetune.grid) + finetune.num_seeds - 1
     lines.append(
         f"protocol {finetune.protocol}, readout {finetune.readout}: {tunings} tunings of at most "
-        f"{finetune.max_epochs} epochs for the trained and for the untrained model"
+        f"{finetune.max_epochs} epochs for the trained and for the untrained model, "
+        f"{len(finetune.head_alone.grid) + finetune.num_seeds - 1} of a head alone for the pooled inputs"
     )
     if subject.store.random_weights:
         lines.append("random encoders: these features show that the pipeline runs, not what the method can do")

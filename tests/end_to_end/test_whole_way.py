@@ -52,7 +52,13 @@ def go_the_whole_way(folder: Path) -> dict[str, float]:
 
 def test_the_whole_way_on_synthetic_proteins(tmp_path: Path) -> None:
     succeed(tmp_path, "amma-manifest toy data --proteins 48 --seed 3")
-    assert set(go_the_whole_way(tmp_path)) == {"trained", "untrained", "label frequency"}
+    assert set(go_the_whole_way(tmp_path)) == {
+        "trained",
+        "untrained",
+        "pooled inputs",
+        "nearest training sequence",
+        "label frequency",
+    }
 
 
 def test_the_whole_way_on_a_subset_of_real_proteins(tmp_path: Path, shared: Path) -> None:

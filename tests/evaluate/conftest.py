@@ -113,6 +113,8 @@ def make_report() -> Callable[..., Report]:
             rows=(
                 make_row("trained", tuple(make_run(seed, 0.47 + seed / 50, 0.43) for seed in range(3)), trials),
                 make_row("untrained", tuple(make_run(seed, 0.43 + seed / 80, 0.38) for seed in range(3)), trials),
+                make_row("pooled inputs", tuple(make_run(seed, 0.42 + seed / 90, 0.37) for seed in range(3)), trials),
+                make_row("nearest training sequence", (make_run(None, 0.41, 0.30),), ()),
                 make_row("label frequency", (make_run(None, 0.39, 0.24),), ()),
             ),
             leakage=Leakage(num_test=215, num_seen=len(names), seen=names),

@@ -37,7 +37,13 @@ def test_a_run_ends_with_the_table_and_the_path_of_the_page(planted, tmp_path: P
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[-1] == f"report: {tmp_path / 'report' / 'report.html'}"
-    assert [line.split("  ")[0] for line in lines[4:7]] == ["trained", "untrained", "label frequency"]
+    assert [line.split("  ")[0] for line in lines[4:9]] == [
+        "trained",
+        "untrained",
+        "pooled inputs",
+        "nearest training sequence",
+        "label frequency",
+    ]
     report = Report.model_validate_json((tmp_path / "report" / "report.json").read_text())
     assert f"{report.row('trained').fmax.mean:.4f}" in lines[4]
     assert report.task.num_terms == 5  # the EC classes 1, 2, 3, 5 and 6

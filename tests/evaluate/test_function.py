@@ -108,3 +108,16 @@ def test_paths_do_not_change_the_figures(planted, tmp_path: Path, probe: Evaluat
     config = planted.config(**PROBE)
     moved = config.model_copy(update={"store": str(tmp_path / "moved.zarr")})
     assert evaluate_function(moved, open_subject(moved), threads=1).report.rows == probe.report.rows
+
+
+def test_the_controls_stand_beside_the_model_in_every_protocol(fusion: Evaluation, probe: Evaluation) -> None:
+    for evaluation in (fusion, probe):
+        rows = {row.name: row for row in evaluation.report.rows}
+        assert list(rows) == ["trained", "untrained", "pooled inputs", "nearest training sequence", "label frequency"]
+        assert [run.seed for run in rows["pooled inputs"].runs] == [0, 1]
+        assert {trial.fusion_lr for trial in rows["pooled inputs"].trials} == {None}
+        assert rows["nearest training sequence"].fmax.sd is None
+    # The features tell the terms by construction, the random sequences do not.
+    rows = {row.name: row for row in fusion.report.rows}
+    assert rows["pooled inputs"].aupr.mean > rows["label frequency"].aupr.mean + 0.3
+    assert rows["nearest training sequence"].aupr.mean < rows["pooled inputs"].aupr.mean - 0.3

@@ -112,10 +112,12 @@ def test_the_pr_figure_is_valid_plotly_with_a_curve_for_every_seed(make_report: 
     report = make_report()
     figure = pr_figure(report)
     go.Figure(data=figure["data"], layout=figure["layout"])  # raises for a property plotly does not know
-    assert len(figure["data"]) == 3 + 3 + 1
+    assert len(figure["data"]) == 3 + 3 + 3 + 1 + 1
     assert {trace["legendgroup"] for trace in figure["data"] if trace["showlegend"]} == {
         "trained",
         "untrained",
+        "pooled inputs",
+        "nearest training sequence",
         "label frequency",
     }
 
