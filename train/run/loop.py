@@ -1,12 +1,12 @@
 """The pretraining run: from stores to checkpoints, stopped and resumed at any step."""
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from amma.manifests.files import write_atomically, write_json_atomically
 from amma.manifests.table import Modality
 from amma.train.data.channel_moments import measure_moments
 from amma.train.data.loader import Loader
-from amma.train.data.streams import Portion
+from amma.train.data.position_profile import PositionProfile, measure_profiles
 from amma.train.data.training_set import TrainingSet, prepare_training_set
 from amma.train.model.amma import AMMA
 from amma.train.model.objective import Reconstruction
@@ -35,7 +35,9 @@ from amma.train.run.schedule import StepDecay, last_step
 from amma.train.run.step import StepError, StepNumbers, Stepper, StepResult
 from amma.train.run.step_input import StepInput, prepare_step
 from amma.train.run.tally import EpochTally
-from amma.train.run.validation import ValidationResult, validate
+from amma.train.run.validation import ValidationInput, ValidationResult, donors, prepare_validation, validate
+
+Item = TypeVar("Item")
 
 MOST_LOADER_THREADS = 4
 
@@ -102,6 +104,8 @@ class Run:
         self._best: dict[str, Any] | None = None
         self._metrics: dict[str, Any] | None = None
         self._clock = Clock()
+        self._donors = donors(training_set.validation)
+        self._profiles: dict[Modality, PositionProfile] | None = None  # measured at the first validation of a process
 
     def begin(self) -> bool:
         """Measure the features, and save the untrained model as step 0; False if it was told to stop meanwhile."""
@@ -240,8 +244,12 @@ class Run:
         timing = self._clock.lap()
         result = None
         if self._set.validation:
+            if self._profiles is None:
+                self._profiles = measure_profiles(
+                    self._set.corpus, self._set.proteins_T, self._model.standardiser, threads=self._loader_threads
+                )
             with self._loader(self._validation_input, 0, len(self._set.validation)) as inputs:
-                result = validate(self._stepper, inputs)
+                result = validate(self._stepper, inputs, self._profiles)
         self._epochs_closed += 1
         summary = self._tally.summary(self._baseline())
         self._metrics = {"train": summary, "validation": asdict(result) if result else None}
@@ -316,18 +324,24 @@ class Run:
         write_atomically(self._folder.seen, save_arrays({"hashes": self._set.seen}))
         self._log = RunLog(self._folder.log, keep=keep)
 
-    def _loader(self, make: Callable[[int], StepInput], start: int, stop: int) -> Loader[StepInput]:
+    def _loader(self, make: Callable[[int], Item], start: int, stop: int) -> Loader[Item]:
         return Loader(make, start, stop, threads=self._loader_threads, ahead=2 * self._loader_threads, begin=one_thread)
 
     def _training_input(self, step: int) -> StepInput:
-        return self._read(self._set.mix.plan(step), step)
+        config = self._config
+        plan = self._set.mix.plan(step)
+        return prepare_step(self._set.corpus, plan, step, seed=config.seed, mask=config.mask, pin=self._pins)
 
-    def _validation_input(self, number: int) -> StepInput:
-        return self._read(self._set.validation[number : number + 1], number)
+    def _validation_input(self, number: int) -> ValidationInput:
+        config = self._config
+        portion, donor = self._set.validation[number], self._donors[number]
+        return prepare_validation(
+            self._set.corpus, portion, donor, number, seed=config.seed, mask=config.mask, pin=self._pins
+        )
 
-    def _read(self, plan: Sequence[Portion], number: int) -> StepInput:
-        config, pin = self._config, self._device.type == "cuda"
-        return prepare_step(self._set.corpus, plan, number, seed=config.seed, mask=config.mask, pin=pin)
+    @property
+    def _pins(self) -> bool:
+        return self._device.type == "cuda"
 
     def _baseline(self) -> dict[Modality, float]:
         """The error that predicting the mean has on the training split: 1 per channel in standardised units."""
