@@ -44,6 +44,13 @@ def function(
         list[float] | None,
         typer.Option(help="Learning rate of the head; repeat to try several. [default: 1e-4 and 1e-3]"),
     ] = None,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, metavar="NUMBER", help="Resamples of the test split for 95 % intervals; 0: none.")
+    ] = 1000,
+    clusters: Annotated[
+        Path | None,
+        typer.Option(metavar="TSV", help="Two columns, id and cluster, resampled together; else equal sequences are."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in REPORT_DIR.")] = False,
@@ -77,6 +84,8 @@ def function(
             "splits": str(splits),
             "task": task,
             "finetune": finetune,
+            "bootstrap": bootstrap,
+            "clusters": str(clusters) if clusters else None,
             "device": str(find_device(device)),
         },
         source="the command line",

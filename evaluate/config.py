@@ -107,4 +107,15 @@ class FunctionConfig(Settings):
     splits: str
     task: TaskName
     finetune: FinetuneConfig = FinetuneConfig()
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    """Resamples of the test proteins for the intervals; 0 for none."""
+    clusters: str | None = None
+    """Table of two columns, id and cluster, that says which test proteins are resampled together; without it, those
+    with equal sequences are."""
     device: str = "cpu"
+
+    @model_validator(mode="after")
+    def _clusters_are_for_resampling(self) -> "FunctionConfig":
+        if self.clusters is not None and not self.bootstrap:
+            raise ValueError("clusters has no effect without resamples (bootstrap 0)")
+        return self

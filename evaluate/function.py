@@ -5,7 +5,7 @@ Shapes: N proteins of the test split, K terms.
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,30 +14,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32, Float64
 
+from amma.evaluate.bootstrap import LEVEL, draw_resamples
 from amma.evaluate.config import FunctionConfig
 from amma.evaluate.controls import ceiling, label_frequency, untrained_models
 from amma.evaluate.finetune import Bench, Start
 from amma.evaluate.kmers import nearest_neighbour_scores
-from amma.evaluate.metrics import aupr, f_at, fmax, pair_curve
 from amma.evaluate.pooled import PooledInputs
 from amma.evaluate.protocol import Outcome, SeedRun, num_epochs_at_most, run_protocol
 from amma.evaluate.results import (
     CeilingFacts,
     Inputs,
+    IntervalFacts,
     Leakage,
-    PrCurve,
     Provenance,
     Report,
-    Row,
-    Run,
     SplitFacts,
-    Summary,
     TaskFacts,
-    TrialRecord,
-    finite,
 )
+from amma.evaluate.rows import Scorer
 from amma.evaluate.tasks import Split, Task, read_task
 from amma.featurize.store.fingerprint import differences
 from amma.featurize.store.reader import FeatureStore
@@ -47,19 +43,11 @@ from amma.manifests.files import sha256_of_file
 from amma.manifests.labels import SPLITS
 from amma.manifests.table import Modality
 from amma.train.data.sequence_hash import sequence_hashes
+from amma.train.data.validation_split import Clusters, read_clusters
 from amma.train.run.arithmetic import arithmetic
 from amma.train.run.checkpoint import LoadedModel, load_model
 
-POINTS_PER_CURVE = 400
 PACKAGES = ("amma", "numpy", "torch", "plotly", "pyarrow", "pydantic", "scikit-learn")
-
-MEANINGS = {
-    "trained": "the given checkpoint, then tuned on the task",
-    "untrained": "the same architecture with fresh weights for each seed, the same tuning",
-    "pooled inputs": "the encoders' features averaged over residues, without fusion; the same head on top",
-    "nearest training sequence": "how similar the most similar training sequence with the term is (shared 3-mers)",
-    "label frequency": "how often each term occurs in training, as the score of every protein",
-}
 
 
 @dataclass(frozen=True)
@@ -69,6 +57,8 @@ class Subject:
     trained: LoadedModel
     store: FeatureStore
     task: Task
+    clusters: Clusters
+    """Of the test proteins, in their order."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +84,16 @@ def open_subject(config: FunctionConfig) -> Subject:
             f"{'; '.join(different)}. Featurize these proteins with the settings of the pretraining store."
         )
     task = read_task(config.task, store, labels=Path(config.labels), splits=Path(config.splits))
-    return Subject(trained, store, task)
+    return Subject(trained, store, task, _clusters(config, store, task))
+
+
+def _clusters(config: FunctionConfig, store: FeatureStore, task: Task) -> Clusters:
+    if config.clusters:
+        return read_clusters(Path(config.clusters), task.test.ids)
+    sequences = store.sequences()
+    number: dict[str, int] = {}
+    number_N = [number.setdefault(sequences[row], len(number)) for row in task.test.rows]
+    return Clusters(np.array(number_N, dtype=np.int64), "equal sequences")
 
 
 def evaluate_function(config: FunctionConfig, subject: Subject, *, threads: int | None = None) -> Evaluation:
@@ -123,20 +122,41 @@ def _evaluate(config: FunctionConfig, subject: Subject) -> Evaluation:
     with progress("fine-tuning", total, unit="epochs") as advance:
         for name, (start, on) in starts.items():
             outcomes[name] = run_protocol(start, on, advance=advance, tell=partial(_tell, name))
+    intervals, weight_BN = _resamples(config, subject)
+    scorer = Scorer(task, weight_BN)
     rows = (
-        *(_tuned_row(name, outcome, task) for name, outcome in outcomes.items()),
-        _untuned_row("nearest training sequence", task, *_nearest(task, store)),
-        _untuned_row("label frequency", task, *(label_frequency(task, split) for split in (task.valid, task.test))),
+        *(scorer.tuned(name, outcome) for name, outcome in outcomes.items()),
+        scorer.untuned("nearest training sequence", *_nearest(task, store)),
+        scorer.untuned("label frequency", *(label_frequency(task, split) for split in (task.valid, task.test))),
     )
     report = Report(
         task=_task_facts(task, store),
         config=config.finetune,
         inputs=_inputs(config, subject),
+        intervals=intervals,
         rows=rows,
         leakage=_leakage(subject),
         provenance=_provenance(config, trained, time.monotonic() - started),
     )
     return Evaluation(report, task, outcomes["trained"].runs)
+
+
+def _resamples(
+    config: FunctionConfig, subject: Subject
+) -> tuple[IntervalFacts | None, Float64[np.ndarray, "B N"] | None]:
+    """Resamples of the test proteins by cluster, and what a reader must know of them; None if not asked for."""
+    if not config.bootstrap:
+        return None, None
+    clusters = subject.clusters
+    facts = IntervalFacts(
+        level=LEVEL,
+        num_resamples=config.bootstrap,
+        num_clusters=len(np.unique(clusters.number)),
+        largest_cluster=int(np.unique(clusters.number, return_counts=True)[1].max()),
+        origin=clusters.origin,
+        clusters_sha256=sha256_of_file(Path(config.clusters)) if config.clusters else None,
+    )
+    return facts, draw_resamples(clusters.number, config.bootstrap)
 
 
 def _tell(name: str, line: str) -> None:
@@ -151,21 +171,6 @@ def prediction_blocks(evaluation: Evaluation) -> Iterator[tuple[str, int, Split,
             yield name, run.trial.seed, evaluation.task.split(name), scores
 
 
-def _tuned_row(name: str, outcome: Outcome, task: Task) -> Row:
-    runs = [_run(task, run.valid_VK, run.test_NK, run) for run in outcome.runs]
-    trials = [
-        TrialRecord(
-            fusion_lr=trial.rates.fusion,
-            head_lr=trial.rates.head,
-            valid_fmax=trial.valid_fmax,
-            best_epoch=trial.best_epoch,
-            num_epochs=trial.num_epochs,
-        )
-        for trial in outcome.trials
-    ]
-    return _row(name, runs, trials)
-
-
 def _nearest(task: Task, store: FeatureStore) -> list[Float32[np.ndarray, "_ K"]]:
     """Scores of the validation and of the test proteins."""
     sequences = store.sequences()
@@ -174,61 +179,6 @@ def _nearest(task: Task, store: FeatureStore) -> list[Float32[np.ndarray, "_ K"]
     with progress("nearest sequences", len(asked), unit="proteins") as advance:
         scores = nearest_neighbour_scores(train, task.train.target_NK, asked, advance)
     return np.split(scores, [len(task.valid.rows)])
-
-
-def _untuned_row(
-    name: str, task: Task, valid_VK: Float32[np.ndarray, "V K"], test_NK: Float32[np.ndarray, "N K"]
-) -> Row:
-    return _row(name, [_run(task, valid_VK, test_NK, None)], [])
-
-
-def _row(name: str, runs: Sequence[Run], trials: Sequence[TrialRecord]) -> Row:
-    return Row.model_validate(
-        {
-            "name": name,
-            "meaning": MEANINGS[name],
-            "fmax": Summary.of([run.fmax for run in runs]),
-            "aupr": Summary.of([run.aupr for run in runs]),
-            "f_at_threshold": Summary.of([run.f_at_threshold for run in runs]),
-            "trials": tuple(trials),
-            "runs": tuple(runs),
-        }
-    )
-
-
-def _run(
-    task: Task, valid_VK: Float32[np.ndarray, "V K"], test_NK: Float32[np.ndarray, "N K"], tuned: SeedRun | None
-) -> Run:
-    # The metrics see the very numbers that predictions.parquet holds.
-    valid_VK, test_NK = valid_VK.astype(np.float64), test_NK.astype(np.float64)
-    on_valid = fmax(valid_VK, task.valid.target_NK)
-    target_NK = task.test.target_NK
-    best = fmax(test_NK, target_NK)
-    return Run(
-        seed=tuned.trial.seed if tuned else None,
-        fusion_lr=tuned.trial.rates.fusion if tuned else None,
-        head_lr=tuned.trial.rates.head if tuned else None,
-        num_epochs=tuned.trial.num_epochs if tuned else None,
-        best_epoch=tuned.trial.best_epoch if tuned else None,
-        valid_fmax=on_valid.value,
-        threshold=finite(on_valid.threshold),
-        fmax=best.value,
-        fmax_threshold=finite(best.threshold),
-        precision=best.precision,
-        recall=best.recall,
-        aupr=aupr(test_NK, target_NK),
-        f_at_threshold=f_at(test_NK, target_NK, on_valid.threshold),
-        curve=_curve(test_NK, target_NK),
-    )
-
-
-def _curve(score_NK: np.ndarray, target_NK: Bool[np.ndarray, "N K"]) -> PrCurve:
-    curve = pair_curve(score_NK, target_NK)
-    num_points = len(curve.recall)
-    keep = np.unique(np.linspace(0, num_points - 1, min(num_points, POINTS_PER_CURVE)).round().astype(int))
-    return PrCurve(
-        recall=tuple(curve.recall[keep].round(6).tolist()), precision=tuple(curve.precision[keep].round(6).tolist())
-    )
 
 
 def _task_facts(task: Task, store: FeatureStore) -> TaskFacts:

@@ -25,6 +25,18 @@ class Summary(Settings):
         return Summary(mean=statistics.fmean(values), sd=sd, values=tuple(values))
 
 
+class Interval(Settings):
+    """The middle part (`IntervalFacts.level`) of a figure over resamples of the test proteins."""
+
+    low: float
+    high: float
+
+    @staticmethod
+    def of(bounds: tuple[float, float]) -> "Interval":
+        """From a pair of bounds."""
+        return Interval(low=bounds[0], high=bounds[1])
+
+
 class PrCurve(Settings):
     """Micro-averaged precision and recall, thresholds descending, thinned to a number of points that can be drawn."""
 
@@ -66,12 +78,14 @@ class TrialRecord(Settings):
 
 
 class Row(Settings):
-    """One line of the table."""
+    """One line of the table. The intervals are those of the means over seeds; None where they were not asked for."""
 
     name: Literal["trained", "untrained", "pooled inputs", "nearest training sequence", "label frequency"]
     meaning: str
     fmax: Summary
+    fmax_interval: Interval | None
     aupr: Summary
+    aupr_interval: Interval | None
     f_at_threshold: Summary
     trials: tuple[TrialRecord, ...]
     runs: tuple[Run, ...]
@@ -113,6 +127,20 @@ class TaskFacts(Settings):
     valid: SplitFacts
     test: SplitFacts
     ceiling: CeilingFacts
+
+
+class IntervalFacts(Settings):
+    """How the intervals were made: clusters of test proteins were drawn with replacement, `num_resamples` times.
+
+    `origin` says in a few words what a cluster is.
+    """
+
+    level: float
+    num_resamples: int
+    num_clusters: int
+    largest_cluster: int
+    origin: str
+    clusters_sha256: str | None
 
 
 class Leakage(Settings):
@@ -158,6 +186,7 @@ class Report(Settings):
     task: TaskFacts
     config: FinetuneConfig
     inputs: Inputs
+    intervals: IntervalFacts | None
     rows: tuple[Row, ...]
     leakage: Leakage
     provenance: Provenance

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from amma.evaluate.config import FunctionConfig
 from amma.evaluate.function import Subject
-from amma.evaluate.results import Report, Summary
+from amma.evaluate.results import Interval, IntervalFacts, Report, Summary
 from amma.manifests.labels import SPLITS
 
 
@@ -36,7 +36,9 @@ def result_lines(report: Report) -> list[str]:
     """The table of a report, and what to know when reading it."""
     test = report.task.test
     cells = [["model", "Fmax", "AUPR", "F at validation threshold"]]
-    cells += [[row.name, _figures(row.fmax), _figures(row.aupr), _figures(row.f_at_threshold)] for row in report.rows]
+    for row in report.rows:
+        means = _figures(row.fmax, row.fmax_interval), _figures(row.aupr, row.aupr_interval)
+        cells.append([row.name, *means, _figures(row.f_at_threshold)])
     lines = [
         f"{report.task.name}, protocol {report.config.protocol}: {test.num_proteins} test proteins "
         f"({test.num_unlabelled} without a label), {report.task.num_terms} terms, {test.num_pairs} labels, "
@@ -44,6 +46,7 @@ def result_lines(report: Report) -> list[str]:
         "",
         *_aligned(cells),
         "",
+        *_interval_lines(report.intervals),
         f"ceiling from labels unseen in training: Fmax {report.task.ceiling.fmax:.3f}, "
         f"AUPR {report.task.ceiling.aupr:.3f}",
         f"test proteins whose sequence was in pretraining: {report.leakage.num_seen} of {report.leakage.num_test}",
@@ -59,8 +62,18 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
-def _figures(summary: Summary) -> str:
-    return f"{summary.mean:.4f}" if summary.sd is None else f"{summary.mean:.4f} ± {summary.sd:.4f}"
+def _figures(summary: Summary, interval: Interval | None = None) -> str:
+    mean = f"{summary.mean:.4f}" if summary.sd is None else f"{summary.mean:.4f} ± {summary.sd:.4f}"
+    return mean if interval is None else f"{mean} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _interval_lines(facts: IntervalFacts | None) -> list[str]:
+    if facts is None:
+        return []
+    return [
+        f"[{facts.level:.0%} intervals over {facts.num_resamples} resamples of the test split's "
+        f"{facts.num_clusters} clusters ({facts.origin})]"
+    ]
 
 
 def _seeds(number: int) -> str:

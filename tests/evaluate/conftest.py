@@ -14,6 +14,7 @@ from amma.evaluate.config import FinetuneConfig, FunctionConfig
 from amma.evaluate.results import (
     CeilingFacts,
     Inputs,
+    IntervalFacts,
     Leakage,
     PrCurve,
     Provenance,
@@ -65,7 +66,9 @@ def make_row(name: str, runs: tuple[Run, ...], trials: tuple[TrialRecord, ...]) 
             "name": name,
             "meaning": f"what {name} means",
             "fmax": Summary.of([run.fmax for run in runs]),
+            "fmax_interval": {"low": runs[0].fmax - 0.05, "high": runs[0].fmax + 0.06},
             "aupr": Summary.of([run.aupr for run in runs]),
+            "aupr_interval": {"low": runs[0].aupr - 0.07, "high": runs[0].aupr + 0.08},
             "f_at_threshold": Summary.of([run.f_at_threshold for run in runs]),
             "trials": trials,
             "runs": runs,
@@ -109,6 +112,14 @@ def make_report() -> Callable[..., Report]:
                 labels_sha256="01" * 32,
                 splits_sha256=dict.fromkeys(("train", "valid", "test"), "23" * 32),
                 random_encoders=True,
+            ),
+            intervals=IntervalFacts(
+                level=0.95,
+                num_resamples=1000,
+                num_clusters=198,
+                largest_cluster=9,
+                origin=task,
+                clusters_sha256=None,
             ),
             rows=(
                 make_row("trained", tuple(make_run(seed, 0.47 + seed / 50, 0.43) for seed in range(3)), trials),

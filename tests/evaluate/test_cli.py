@@ -71,6 +71,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(planted, tmp_path: Path)
     [
         (("--protocol=probe", "--fusion-lr=1e-5"), {}, UsageError, "no effect with protocol probe"),
         (("--head-lr=0",), {}, UsageError, "greater than 0"),
+        (("--bootstrap=0", "--clusters=c.tsv"), {}, UsageError, "clusters has no effect"),
         (("--device=tpu",), {}, UsageError, "no device 'tpu'"),
         ((), {"run": "nowhere"}, CheckpointError, "no checkpoint"),
         ((), {"store": "nowhere"}, AmmaError, "not a feature store"),

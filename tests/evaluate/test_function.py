@@ -121,3 +121,36 @@ def test_the_controls_stand_beside_the_model_in_every_protocol(fusion: Evaluatio
     rows = {row.name: row for row in fusion.report.rows}
     assert rows["pooled inputs"].aupr.mean > rows["label frequency"].aupr.mean + 0.3
     assert rows["nearest training sequence"].aupr.mean < rows["pooled inputs"].aupr.mean - 0.3
+
+
+def test_intervals_hold_the_figures_and_say_what_was_resampled(fusion: Evaluation) -> None:
+    facts = fusion.report.intervals
+    assert facts is not None
+    assert (facts.num_resamples, facts.num_clusters, facts.largest_cluster) == (1000, 31, 1)
+    assert facts.origin == "equal sequences"
+    for row in fusion.report.rows:
+        for summary, interval in ((row.fmax, row.fmax_interval), (row.aupr, row.aupr_interval)):
+            assert interval is not None
+            assert interval.low < summary.mean < interval.high
+
+
+def test_a_cluster_table_changes_the_intervals_and_nothing_else(planted, tmp_path: Path, probe: Evaluation) -> None:
+    table = tmp_path / "clusters.tsv"
+    table.write_text("".join(f"P{n}\tfamily {n // 8}\n" for n in range(128, 156)))
+    config = planted.config(**PROBE)
+    clustered = config.model_copy(update={"clusters": str(table)})
+    report = evaluate_function(clustered, open_subject(clustered), threads=1).report
+    assert report.intervals is not None
+    assert report.intervals.num_clusters == 4 + 3  # P156, P158 and P159 are not in it
+    assert report.intervals.largest_cluster == 8
+    assert report.intervals.clusters_sha256 is not None
+    for row, before in zip(report.rows, probe.report.rows, strict=True):
+        assert row.fmax_interval != before.fmax_interval
+        assert row.runs == before.runs
+
+
+def test_without_resamples_there_are_no_intervals(planted) -> None:
+    config = planted.config(protocol="probe", max_epochs=1).model_copy(update={"bootstrap": 0})
+    report = evaluate_function(config, open_subject(config), threads=1).report
+    assert report.intervals is None
+    assert {row.fmax_interval for row in report.rows} | {row.aupr_interval for row in report.rows} == {None}

@@ -57,7 +57,7 @@ def read_clusters(path: Path, ids: Iterable[str]) -> Clusters:
         number_N.append(numbers.setdefault(key, len(numbers)))
     if not found:
         raise InputError(
-            f"{path}: none of its {len(cluster_of)} ids is among the proteins to train on. "
+            f"{path}: none of its {len(cluster_of)} ids is among the proteins to be clustered. "
             "Ids as in the manifest belong into its first column (mmseqs writes the cluster first: swap the columns)."
         )
     return Clusters(np.frombuffer(number_N, dtype=np.int64), f"{path.name}, {len(number_N) - found} proteins not in it")

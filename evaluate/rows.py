@@ -1,0 +1,120 @@
+"""From scores to the rows of a report: every figure of every seed, summed up, with an interval for the test split.
+
+Shapes: V validation and N test proteins, K terms, B resamples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+
+from amma.evaluate.bootstrap import middle, resampled_figures
+from amma.evaluate.metrics import aupr, f_at, fmax, pair_curve
+from amma.evaluate.protocol import Outcome, SeedRun
+from amma.evaluate.results import Interval, PrCurve, Row, Run, Summary, TrialRecord, finite
+from amma.evaluate.tasks import Task
+
+POINTS_PER_CURVE = 400
+
+MEANINGS = {
+    "trained": "the given checkpoint, then tuned on the task",
+    "untrained": "the same architecture with fresh weights for each seed, the same tuning",
+    "pooled inputs": "the encoders' features averaged over residues, without fusion; the same head on top",
+    "nearest training sequence": "how similar the most similar training sequence with the term is (shared 3-mers)",
+    "label frequency": "how often each term occurs in training, as the score of every protein",
+}
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Makes rows of scores. `weight_BN` says how often each test protein is in each resample; None: no intervals."""
+
+    task: Task
+    weight_BN: Float64[np.ndarray, "B N"] | None
+
+    def tuned(self, name: str, outcome: Outcome) -> Row:
+        """The row of a model: a run for each seed, and the learning rates that were tried."""
+        runs = [self._run(run.valid_VK, run.test_NK, run) for run in outcome.runs]
+        trials = [
+            TrialRecord(
+                fusion_lr=trial.rates.fusion,
+                head_lr=trial.rates.head,
+                valid_fmax=trial.valid_fmax,
+                best_epoch=trial.best_epoch,
+                num_epochs=trial.num_epochs,
+            )
+            for trial in outcome.trials
+        ]
+        return self._row(name, runs, trials, [run.test_NK for run in outcome.runs])
+
+    def untuned(self, name: str, valid_VK: Float32[np.ndarray, "V K"], test_NK: Float32[np.ndarray, "N K"]) -> Row:
+        """The row of a control that has no seeds."""
+        return self._row(name, [self._run(valid_VK, test_NK, None)], [], [test_NK])
+
+    def _row(
+        self,
+        name: str,
+        runs: Sequence[Run],
+        trials: Sequence[TrialRecord],
+        test_scores: Sequence[Float32[np.ndarray, "N K"]],
+    ) -> Row:
+        fmax_interval, aupr_interval = self._intervals(test_scores)
+        return Row.model_validate(
+            {
+                "name": name,
+                "meaning": MEANINGS[name],
+                "fmax": Summary.of([run.fmax for run in runs]),
+                "fmax_interval": fmax_interval,
+                "aupr": Summary.of([run.aupr for run in runs]),
+                "aupr_interval": aupr_interval,
+                "f_at_threshold": Summary.of([run.f_at_threshold for run in runs]),
+                "trials": tuple(trials),
+                "runs": tuple(runs),
+            }
+        )
+
+    def _intervals(self, test_scores: Sequence[Float32[np.ndarray, "N K"]]) -> tuple[Interval | None, Interval | None]:
+        """Of the means over seeds: the same resamples for every seed, averaged resample by resample."""
+        if self.weight_BN is None:
+            return None, None
+        figures = [
+            resampled_figures(self.weight_BN, test_NK.astype(np.float64), self.task.test.target_NK)
+            for test_NK in test_scores
+        ]
+        mean_fmax_B, mean_aupr_B = (np.mean(metric, axis=0) for metric in zip(*figures, strict=True))
+        return Interval.of(middle(mean_fmax_B)), Interval.of(middle(mean_aupr_B))
+
+    def _run(
+        self, valid_VK: Float32[np.ndarray, "V K"], test_NK: Float32[np.ndarray, "N K"], tuned: SeedRun | None
+    ) -> Run:
+        # The metrics see the very numbers that predictions.parquet holds.
+        valid_VK, test_NK = valid_VK.astype(np.float64), test_NK.astype(np.float64)
+        on_valid = fmax(valid_VK, self.task.valid.target_NK)
+        target_NK = self.task.test.target_NK
+        best = fmax(test_NK, target_NK)
+        return Run(
+            seed=tuned.trial.seed if tuned else None,
+            fusion_lr=tuned.trial.rates.fusion if tuned else None,
+            head_lr=tuned.trial.rates.head if tuned else None,
+            num_epochs=tuned.trial.num_epochs if tuned else None,
+            best_epoch=tuned.trial.best_epoch if tuned else None,
+            valid_fmax=on_valid.value,
+            threshold=finite(on_valid.threshold),
+            fmax=best.value,
+            fmax_threshold=finite(best.threshold),
+            precision=best.precision,
+            recall=best.recall,
+            aupr=aupr(test_NK, target_NK),
+            f_at_threshold=f_at(test_NK, target_NK, on_valid.threshold),
+            curve=_curve(test_NK, target_NK),
+        )
+
+
+def _curve(score_NK: np.ndarray, target_NK: Bool[np.ndarray, "N K"]) -> PrCurve:
+    curve = pair_curve(score_NK, target_NK)
+    num_points = len(curve.recall)
+    keep = np.unique(np.linspace(0, num_points - 1, min(num_points, POINTS_PER_CURVE)).round().astype(int))
+    return PrCurve(
+        recall=tuple(curve.recall[keep].round(6).tolist()), precision=tuple(curve.precision[keep].round(6).tolist())
+    )
