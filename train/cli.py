@@ -40,6 +40,14 @@ class Targets(StrEnum):
     RAW = "raw"
 
 
+class Family(StrEnum):
+    """What each decoder sees of the fused tokens."""
+
+    ASYMMETRIC = "asymmetric"
+    SYMMETRIC = "symmetric"
+    NO_AUXILIARY = "no-auxiliary"
+
+
 @app.callback()
 def _commands() -> None:
     """Sub-commands stay sub-commands, however few there are."""
@@ -56,6 +64,17 @@ def pretrain(
         ),
     ],
     preset: Annotated[str, typer.Option(help="Model size: paper, paper-text-51m, uniform-768 or tiny.")] = "paper",
+    family: Annotated[
+        Family,
+        typer.Option(
+            help="asymmetric: structure from sequence and function, function from sequence and structure; symmetric: "
+            "each from itself (Eq. 13); no-auxiliary: all from the sequence (Eq. 17)."
+        ),
+    ] = Family.ASYMMETRIC,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Begin with its weights and standardiser; the schedule begins anew."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="How often each protein is seen.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Proteins in a batch.")] = 4,
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-4,
@@ -132,6 +151,7 @@ def pretrain(
     }
     config = RunConfig.from_preset(
         preset,
+        family=family.value,
         mask={name: value for name, value in mask.items() if value is not None},
         values={
             "stores": stores,
@@ -149,6 +169,7 @@ def pretrain(
             "exclude": exclude or [],
             "validation_fraction": validation_fraction,
             "clusters": clusters,
+            "init_from": init_from,
             "precision": precision.value,
             "device": device,
             "threads": threads,

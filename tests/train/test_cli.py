@@ -45,6 +45,25 @@ def test_a_run_and_its_checkpoint_are_shown_as_json(
     assert "metrics.validation.error.func.hidden: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("family", ["symmetric", "no-auxiliary"])
+def test_the_family_of_a_run_and_the_weights_it_begins_with_are_options(
+    family: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one_step = [*QUICK, "--max-steps", "1", "--validation-fraction", "0"]
+    assert run(monkeypatch, "pretrain", store, tmp_path / "one", *one_step, "--family", family) == 0
+    capsys.readouterr()
+    begin = ["--init-from", tmp_path / "one"]
+    assert run(monkeypatch, "pretrain", store, tmp_path / "two", *one_step, *begin, "--family", family) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "inspect", tmp_path / "two", "--json") == 0
+    settings = json.loads(capsys.readouterr().out)["config"]
+    assert settings["model"]["family"] == family
+    assert settings["init_from"] == str(tmp_path / "one")
+    assert run(monkeypatch, "pretrain", store, tmp_path / "three", *one_step, *begin, "--dry-run") == 1
+    assert f"family {family} there, asymmetric here" in capsys.readouterr().err
+    assert not (tmp_path / "three").exists()
+
+
 def test_a_dry_run_shows_streams_steps_and_parameters_and_writes_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,6 +49,7 @@ def test_only_what_cannot_change_a_number_may_change() -> None:
         "stores": ["elsewhere.zarr"],
         "exclude": ["held.txt"],
         "clusters": "c.tsv",
+        "init_from": "run",
     }
     assert set(changed) == FREE_TO_CHANGE
     check_same_run(before, {**before, **changed}, where=Path("run"))

@@ -61,6 +61,8 @@ class RunConfig(Settings):
     exclude: tuple[Path, ...] = ()
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     clusters: Path | None = None
+    init_from: Path | None = None
+    """A checkpoint whose weights and standardiser the run begins with; everything else begins anew."""
     precision: Literal["fp32", "bf16"] = "fp32"
     device: str = "auto"
     threads: Positive | None = None
@@ -71,15 +73,17 @@ class RunConfig(Settings):
     log_every: Positive = 1
 
     @classmethod
-    def from_preset(cls, preset: str, *, mask: Mapping[str, Any], values: Mapping[str, Any]) -> "RunConfig":
-        """The preset's model and mask, with what `mask` changes of the latter, and all other values as given.
+    def from_preset(
+        cls, preset: str, *, mask: Mapping[str, Any], values: Mapping[str, Any], family: str = "asymmetric"
+    ) -> "RunConfig":
+        """The preset's model in the named family and its mask with what `mask` changes; all other values as given.
 
         Raises `UsageError` for an unknown preset, `ConfigError` listing every value out of range.
         """
         chosen = find_preset(preset)
         described = {
             **values,
-            "model": chosen.model.model_dump(),
+            "model": {**chosen.model.model_dump(), "family": family},
             "mask": {**chosen.mask.model_dump(), **mask},
         }
         return cls.parse(described, source="the run's configuration")
@@ -92,7 +96,18 @@ class RunConfig(Settings):
 
 
 FREE_TO_CHANGE = frozenset(
-    {"epochs", "max_steps", "checkpoint_every", "log_every", "device", "threads", "stores", "exclude", "clusters"}
+    {
+        "epochs",
+        "max_steps",
+        "checkpoint_every",
+        "log_every",
+        "device",
+        "threads",
+        "stores",
+        "exclude",
+        "clusters",
+        "init_from",
+    }
 )
 """Keys that may differ when a run goes on: where it ends, how it is watched, what it runs on, and paths of files (the
 files themselves are compared by their hashes). The schedule does not depend on where the run ends."""

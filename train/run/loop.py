@@ -28,6 +28,7 @@ from amma.train.run.checkpoint import PREFIX, Snapshot
 from amma.train.run.clock import Clock
 from amma.train.run.config import RunConfig
 from amma.train.run.folder import RunFolder
+from amma.train.run.initial import Initial, take_over
 from amma.train.run.interruption import Interruption
 from amma.train.run.log import RunLog
 from amma.train.run.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, set_lr
@@ -66,9 +67,12 @@ def pretrain(config: RunConfig, run_dir: Path) -> Outcome:
         threads = stack.enter_context(arithmetic(config.threads, device))
         training_set = prepare_training_set(config)
         stack.callback(training_set.corpus.close)
+        initial, training_set = take_over(config, training_set)
         folder.claim(config, training_set.inputs)
         run = Run(config, folder, training_set, device=device, threads=threads, interruption=interruption)
-        return run.train() if run.restore() or run.begin() else Outcome(0, run.last, None, interruption.exit_code)
+        return (
+            run.train() if run.restore() or run.begin(initial) else Outcome(0, run.last, None, interruption.exit_code)
+        )
 
 
 class Run:
@@ -107,8 +111,24 @@ class Run:
         self._donors = donors(training_set.validation)
         self._profiles: dict[Modality, PositionProfile] | None = None  # measured at the first validation of a process
 
-    def begin(self) -> bool:
-        """Measure the features, and save the untrained model as step 0; False if it was told to stop meanwhile."""
+    def begin(self, initial: Initial | None) -> bool:
+        """Save what the run begins with as step 0; False if it was told to stop meanwhile.
+
+        It begins with random weights and the measured features, or with another run's weights and standardiser.
+        """
+        if initial is not None:
+            self._model.load_state_dict(dict(initial.tensors))
+        elif not self._measure():
+            return False
+        self._start_stepping()
+        self._folder.checkpoints.sweep()
+        self._open_log(keep=0)
+        self._log.write({"kind": "start", "step": 0, **self._set.counts, "steps_per_epoch": self._steps_per_epoch})
+        self._save(best=False)
+        return True
+
+    def _measure(self) -> bool:
+        """Fit the standardiser to the training proteins; False if it was told to stop meanwhile."""
         with progress("measuring channels", len(self._set.proteins_T), unit="proteins") as advance:
             moments = measure_moments(
                 self._set.corpus,
@@ -121,11 +141,6 @@ class Run:
             return False
         for modality, measured in moments.items():
             self._model.standardiser.fit(modality, measured)
-        self._start_stepping()
-        self._folder.checkpoints.sweep()
-        self._open_log(keep=0)
-        self._log.write({"kind": "start", "step": 0, **self._set.counts, "steps_per_epoch": self._steps_per_epoch})
-        self._save(best=False)
         return True
 
     def restore(self) -> bool:

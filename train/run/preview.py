@@ -7,6 +7,7 @@ from amma.train.data.training_set import prepare_training_set
 from amma.train.model.amma import count_parameters
 from amma.train.run.config import RunConfig
 from amma.train.run.folder import read_run, refuse_foreign_folder
+from amma.train.run.initial import take_over
 from amma.train.run.schedule import last_step
 
 
@@ -15,6 +16,7 @@ def preview(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     refuse_foreign_folder(run_dir)
     training_set = prepare_training_set(config)
     try:
+        take_over(config, training_set)
         steps = training_set.mix.steps_per_epoch
         return {
             "run": str(run_dir),

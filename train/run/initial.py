@@ -1,0 +1,72 @@
+"""Beginning a run with the weights of another: what must fit, and what is taken over besides weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from amma.featurize.store.fingerprint import differences
+from amma.manifests.console import say
+from amma.manifests.errors import CheckpointError, FingerprintError
+from amma.train.data.sequence_hash import sequence_hashes
+from amma.train.data.training_set import TrainingSet
+from amma.train.run.checkpoint import MODEL, LoadedModel, load_model
+from amma.train.run.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights and standardiser that a run begins with, by name."""
+
+    tensors: Mapping[str, Tensor]
+
+
+def take_over(config: RunConfig, training_set: TrainingSet) -> tuple[Initial | None, TrainingSet]:
+    """What `config.init_from` names, and the training set that knows of it; None and the same set without.
+
+    The proteins that the weights have seen count as seen by this run too, so that no report calls them new; those of
+    them that this run validates on are counted. Raises `CheckpointError` if the model has another family or size,
+    `FingerprintError` if it was trained on features of other encoders.
+    """
+    if config.init_from is None:
+        return None, training_set
+    loaded = load_model(config.init_from)
+    _refuse_what_does_not_fit(loaded, config, training_set)
+    held_out = [draw.protein for portion in training_set.validation for draw in portion.draws]
+    hashes_N = sequence_hashes(training_set.corpus.sequences())
+    known = int(np.isin(hashes_N[held_out], loaded.seen).sum())
+    if known:
+        say(
+            f"{known} of {len(held_out)} validation proteins were trained on in {loaded.path}: validation errors "
+            "are too good. Give the same --seed, --validation-fraction and --exclude as there."
+        )
+    return Initial(loaded.model.state_dict()), replace(
+        training_set,
+        seen=np.union1d(training_set.seen, loaded.seen),
+        counts={**training_set.counts, "validation_seen_by_init": known},
+        inputs={**training_set.inputs, "init_from": loaded.state["files"][MODEL]["sha256"]},
+    )
+
+
+def _refuse_what_does_not_fit(loaded: LoadedModel, config: RunConfig, training_set: TrainingSet) -> None:
+    corpus = training_set.corpus
+    there, here = loaded.model.config.model_dump(), config.model.model_dump()
+    different = [f"{key} {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]
+    widths = loaded.model.widths
+    different += [
+        f"{modality} features of {widths.get(modality)} channels there, {corpus.widths.get(modality)} here"
+        for modality in sorted(widths.keys() | corpus.widths.keys())
+        if widths.get(modality) != corpus.widths.get(modality)
+    ]
+    if different:
+        raise CheckpointError(
+            f"--init-from {loaded.path}: another model: {'; '.join(different)}. Give its --preset and --family, or "
+            "begin without it."
+        )
+    fields = differences(loaded.store_fingerprint, corpus.fingerprint)
+    if fields:
+        raise FingerprintError(
+            f"--init-from {loaded.path} was trained on features of other encoders: {'; '.join(fields)}. Featurize "
+            "these proteins as those were, or begin without it."
+        )
