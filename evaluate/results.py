@@ -8,7 +8,7 @@ from typing import Literal
 from amma.evaluate.config import FinetuneConfig
 from amma.manifests.settings import Settings
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 
 
 class Summary(Settings):
@@ -48,7 +48,9 @@ class Run(Settings):
     """One seed of a model: how it was tuned (None for what is not tuned), and how it does on the test split.
 
     `threshold` is where validation F is largest; `f_at_threshold` is the test F there: the figure a user gets who
-    has to fix the threshold beforehand. `fmax_threshold` is where the test F is largest.
+    has to fix the threshold beforehand. `fmax_threshold` is where the test F is largest. `fmax_torchdrug` and
+    `aupr_torchdrug` are the figures as torchdrug 0.2.1 computes them from the same scores; None where that is NaN, as
+    it can be where scores are equal.
     """
 
     seed: int | None
@@ -64,6 +66,8 @@ class Run(Settings):
     recall: float
     aupr: float
     f_at_threshold: float
+    fmax_torchdrug: float | None
+    aupr_torchdrug: float
     curve: PrCurve
 
 
@@ -78,7 +82,12 @@ class TrialRecord(Settings):
 
 
 class Row(Settings):
-    """One line of the table. The intervals are those of the means over seeds; None where they were not asked for."""
+    """One line of the table.
+
+    The intervals are those of the means over seeds; None where they were not asked for.
+
+    `fmax_torchdrug` is None if it is undefined for a seed.
+    """
 
     name: Literal["trained", "untrained", "pooled inputs", "nearest training sequence", "label frequency"]
     meaning: str
@@ -87,6 +96,8 @@ class Row(Settings):
     aupr: Summary
     aupr_interval: Interval | None
     f_at_threshold: Summary
+    fmax_torchdrug: Summary | None
+    aupr_torchdrug: Summary
     trials: tuple[TrialRecord, ...]
     runs: tuple[Run, ...]
 
@@ -197,5 +208,5 @@ class Report(Settings):
 
 
 def finite(value: float) -> float | None:
-    """The value, or None for an infinite threshold, which JSON cannot say."""
+    """The value, or None for NaN and an infinite threshold, which JSON cannot say."""
     return value if math.isfinite(value) else None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float32, Float64
 
 from amma.evaluate.bootstrap import middle, resampled_figures
@@ -14,6 +15,7 @@ from amma.evaluate.metrics import aupr, f_at, fmax, pair_curve
 from amma.evaluate.protocol import Outcome, SeedRun
 from amma.evaluate.results import Interval, PrCurve, Row, Run, Summary, TrialRecord, finite
 from amma.evaluate.tasks import Task
+from amma.evaluate.torchdrug import aupr_torchdrug, fmax_torchdrug
 
 POINTS_PER_CURVE = 400
 
@@ -59,6 +61,7 @@ class Scorer:
         trials: Sequence[TrialRecord],
         test_scores: Sequence[Float32[np.ndarray, "N K"]],
     ) -> Row:
+        defined = [run.fmax_torchdrug for run in runs if run.fmax_torchdrug is not None]
         fmax_interval, aupr_interval = self._intervals(test_scores)
         return Row.model_validate(
             {
@@ -69,6 +72,8 @@ class Scorer:
                 "aupr": Summary.of([run.aupr for run in runs]),
                 "aupr_interval": aupr_interval,
                 "f_at_threshold": Summary.of([run.f_at_threshold for run in runs]),
+                "fmax_torchdrug": Summary.of(defined) if len(defined) == len(runs) else None,
+                "aupr_torchdrug": Summary.of([run.aupr_torchdrug for run in runs]),
                 "trials": tuple(trials),
                 "runs": tuple(runs),
             }
@@ -93,6 +98,7 @@ class Scorer:
         on_valid = fmax(valid_VK, self.task.valid.target_NK)
         target_NK = self.task.test.target_NK
         best = fmax(test_NK, target_NK)
+        as_tensors = torch.from_numpy(test_NK), torch.from_numpy(target_NK)
         return Run(
             seed=tuned.trial.seed if tuned else None,
             fusion_lr=tuned.trial.rates.fusion if tuned else None,
@@ -107,6 +113,8 @@ class Scorer:
             recall=best.recall,
             aupr=aupr(test_NK, target_NK),
             f_at_threshold=f_at(test_NK, target_NK, on_valid.threshold),
+            fmax_torchdrug=finite(fmax_torchdrug(*as_tensors)),
+            aupr_torchdrug=aupr_torchdrug(*as_tensors),
             curve=_curve(test_NK, target_NK),
         )
 

@@ -53,6 +53,8 @@ def make_run(seed: int | None, fmax: float, aupr: float) -> Run:
         recall=fmax - 0.02,
         aupr=aupr,
         f_at_threshold=fmax - 0.01,
+        fmax_torchdrug=None if seed is None else fmax + 0.001,
+        aupr_torchdrug=aupr + 0.002,
         curve=PrCurve(
             recall=tuple(step / 40 for step in steps),
             precision=tuple(max(0.05, aupr * (1.6 - 1.2 * step / 40)) for step in steps),
@@ -70,6 +72,8 @@ def make_row(name: str, runs: tuple[Run, ...], trials: tuple[TrialRecord, ...]) 
             "aupr": Summary.of([run.aupr for run in runs]),
             "aupr_interval": {"low": runs[0].aupr - 0.07, "high": runs[0].aupr + 0.08},
             "f_at_threshold": Summary.of([run.f_at_threshold for run in runs]),
+            "fmax_torchdrug": None if runs[0].seed is None else Summary.of([run.fmax + 0.001 for run in runs]),
+            "aupr_torchdrug": Summary.of([run.aupr_torchdrug for run in runs]),
             "trials": trials,
             "runs": runs,
         }

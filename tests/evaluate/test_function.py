@@ -3,9 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from amma.evaluate.function import Evaluation, evaluate_function, open_subject
 from amma.evaluate.metrics import aupr, f_at, fmax
+from amma.evaluate.torchdrug import aupr_torchdrug, fmax_torchdrug
 from amma.featurize.store.writer import write_store
 from amma.manifests.errors import FingerprintError
 from amma.manifests.table import Modality
@@ -47,10 +49,15 @@ def test_figures_are_those_of_the_scores(fusion: Evaluation) -> None:
         score_NK, target_NK = scores.test_NK.astype(np.float64), task.test.target_NK
         assert run.fmax == fmax(score_NK, target_NK).value
         assert run.aupr == aupr(score_NK, target_NK)
+        as_tensors = torch.from_numpy(score_NK), torch.from_numpy(target_NK)
+        assert run.fmax_torchdrug == fmax_torchdrug(*as_tensors) == pytest.approx(run.fmax, abs=0.01)
+        assert run.aupr_torchdrug == aupr_torchdrug(*as_tensors) == pytest.approx(run.aupr, abs=0.01)
         threshold = fmax(scores.valid_VK.astype(np.float64), task.valid.target_NK).threshold
         assert run.threshold == threshold
         assert run.f_at_threshold == f_at(score_NK, target_NK, threshold) < run.fmax + 1e-12
     assert row.fmax.mean == pytest.approx(np.mean([run.fmax for run in row.runs]))
+    assert row.fmax_torchdrug is not None
+    assert row.fmax_torchdrug.values == tuple(run.fmax_torchdrug for run in row.runs)
     assert row.fmax.sd == pytest.approx(np.std([run.fmax for run in row.runs], ddof=1))
 
 

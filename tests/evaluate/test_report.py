@@ -129,6 +129,8 @@ def test_the_page_says_what_a_reader_must_know(make_report: MakeReport) -> None:
     assert "0.470 ± 0.020" not in page
     assert "the 95 % interval of the mean over 1,000 resamples of the test split, in which 198 clusters" in page
     assert "0.490 ± 0.0200.420 – 0.530" in page  # the interval stands in a line of its own
+    assert "trained 0.490 ± 0.020 0.491 ± 0.020 0.430 ± 0.000 0.432 ± 0.000" in page
+    assert "label frequency 0.390 undefined 0.240 0.242" in page
     assert "Random encoders." in page
     assert "1 term of the test split does not occur in training (2 labels of 231)" in page
     assert "of which 3 have no label" in page
