@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amma.evaluate.config import FunctionConfig, Protocol, Readout, TaskName
+from amma.evaluate.config import FunctionConfig, Protocol, Readout, TaskName, Unlabelled
 from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app, say
 
 app = new_app("Score a pretrained model on a task, beside its controls, and write a report.")
@@ -26,6 +26,14 @@ def function(
     task: Annotated[TaskName, typer.Option(help="What to predict.")],
     labels: Annotated[Path, typer.Option(help="Label table: TSV with columns id, ec, ec_class, or DeepFRI's.")],
     splits: Annotated[Path, typer.Option(help="Folder with train.txt, valid.txt and test.txt, one id a line.")],
+    split_prefix: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What the lists' names begin with, as in nrPDB-GO_2019.06.18_train.txt."),
+    ] = None,
+    unlabelled: Annotated[
+        Unlabelled,
+        typer.Option(help="Proteins of the label table without a term of this task: negatives, or left out."),
+    ] = Unlabelled.KEEP,
     protocol: Annotated[Protocol, typer.Option(help="Tune fusion encoder and head, or the head alone.")] = (
         Protocol.FUSION
     ),
@@ -82,7 +90,9 @@ def function(
             "store": str(store),
             "labels": str(labels),
             "splits": str(splits),
+            "split_prefix": split_prefix,
             "task": task,
+            "unlabelled": unlabelled,
             "finetune": finetune,
             "bootstrap": bootstrap,
             "clusters": str(clusters) if clusters else None,

@@ -46,6 +46,16 @@ class Readout(StrEnum):
     FIRST = "first"
 
 
+class Unlabelled(StrEnum):
+    """What becomes of a protein that is in the label table without a term of the task: a row of negatives, or nothing.
+
+    `keep` is what published figures on DeepFRI's splits are computed with.
+    """
+
+    KEEP = "keep"
+    DROP = "drop"
+
+
 class Rates(NamedTuple):
     """Learning rates; `fusion` is None where the fusion encoder is frozen."""
 
@@ -105,7 +115,11 @@ class FunctionConfig(Settings):
     store: str
     labels: str
     splits: str
+    split_prefix: str | None = None
+    """What the names of the three lists begin with (`nrPDB-GO_2019.06.18_`); without it, a plain `train.txt` or the
+    only list there is."""
     task: TaskName
+    unlabelled: Unlabelled = Unlabelled.KEEP
     finetune: FinetuneConfig = FinetuneConfig()
     bootstrap: Annotated[int, Field(ge=0)] = 1000
     """Resamples of the test proteins for the intervals; 0 for none."""

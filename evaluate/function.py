@@ -40,7 +40,7 @@ from amma.featurize.store.reader import FeatureStore
 from amma.manifests.console import progress, say
 from amma.manifests.errors import FingerprintError
 from amma.manifests.files import sha256_of_file
-from amma.manifests.labels import SPLITS
+from amma.manifests.labels import SPLITS, split_paths
 from amma.manifests.table import Modality
 from amma.train.data.sequence_hash import sequence_hashes
 from amma.train.data.validation_split import Clusters, read_clusters
@@ -83,7 +83,14 @@ def open_subject(config: FunctionConfig) -> Subject:
             f"{config.store} was not written with the encoders that {trained.path} was trained on (training -> store): "
             f"{'; '.join(different)}. Featurize these proteins with the settings of the pretraining store."
         )
-    task = read_task(config.task, store, labels=Path(config.labels), splits=Path(config.splits))
+    task = read_task(
+        config.task,
+        store,
+        labels=Path(config.labels),
+        splits=Path(config.splits),
+        split_prefix=config.split_prefix,
+        unlabelled=config.unlabelled,
+    )
     return Subject(trained, store, task, _clusters(config, store, task))
 
 
@@ -130,7 +137,7 @@ def _evaluate(config: FunctionConfig, subject: Subject) -> Evaluation:
         scorer.untuned("label frequency", *(label_frequency(task, split) for split in (task.valid, task.test))),
     )
     report = Report(
-        task=_task_facts(task, store),
+        task=_task_facts(config, task, store),
         config=config.finetune,
         inputs=_inputs(config, subject),
         intervals=intervals,
@@ -181,10 +188,11 @@ def _nearest(task: Task, store: FeatureStore) -> list[Float32[np.ndarray, "_ K"]
     return np.split(scores, [len(task.valid.rows)])
 
 
-def _task_facts(task: Task, store: FeatureStore) -> TaskFacts:
+def _task_facts(config: FunctionConfig, task: Task, store: FeatureStore) -> TaskFacts:
     return TaskFacts(
         name=task.name,
         num_terms=len(task.terms),
+        unlabelled=config.unlabelled,
         train=_split_facts(task.train, store),
         valid=_split_facts(task.valid, store),
         test=_split_facts(task.test, store),
@@ -225,7 +233,10 @@ def _inputs(config: FunctionConfig, subject: Subject) -> Inputs:
         pretraining_stores=tuple(subject.trained.root_hashes),
         store_root_hash=subject.store.root_hash,
         labels_sha256=sha256_of_file(Path(config.labels)),
-        splits_sha256={name: sha256_of_file(Path(config.splits) / f"{name}.txt") for name in SPLITS},
+        splits_sha256={
+            name: sha256_of_file(path)
+            for name, path in split_paths(Path(config.splits), prefix=config.split_prefix).items()
+        },
         random_encoders=subject.store.random_weights or subject.trained.random_weights,
     )
 

@@ -17,7 +17,13 @@ from plotly.offline import get_plotlyjs
 from amma.evaluate.figures import pr_figure
 from amma.evaluate.results import Report, Summary
 
-TITLES = {"ec": "EC number", "ec-class": "EC class"}
+TITLES = {
+    "ec": "EC number",
+    "ec-class": "EC class",
+    "go-mf": "GO molecular function",
+    "go-bp": "GO biological process",
+    "go-cc": "GO cellular component",
+}
 
 DRAW = """
 for (const holder of document.querySelectorAll("[data-figure]")) {

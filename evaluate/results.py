@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
-from amma.evaluate.config import FinetuneConfig
+from amma.evaluate.config import FinetuneConfig, Unlabelled
 from amma.manifests.settings import Settings
 
 FORMAT_VERSION = "1.1"
@@ -106,7 +106,8 @@ class SplitFacts(Settings):
     """Who takes part in a split.
 
     `num_unlabelled` of the proteins are in the label table without a term and count as all-zero rows; `missing` are
-    labelled but not in the store; `num_unknown` ids of the split are outside the label table and take no part.
+    labelled but not in the store; `num_unknown` ids of the split are outside the label table (or in it without a
+    term, if such proteins are dropped) and take no part.
     `num_without_sequence` are read at their structure's residues.
     """
 
@@ -134,6 +135,7 @@ class TaskFacts(Settings):
 
     name: str
     num_terms: int
+    unlabelled: Unlabelled
     train: SplitFacts
     valid: SplitFacts
     test: SplitFacts

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amma.evaluate.config import FunctionConfig
+from amma.evaluate.config import FunctionConfig, Unlabelled
 from amma.evaluate.function import Subject
 from amma.evaluate.results import Interval, IntervalFacts, Report, Summary
 from amma.manifests.labels import SPLITS
@@ -16,7 +16,7 @@ def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
         split = task.split(name)
         lines.append(
             f"{name}: {len(split.ids)} proteins ({split.num_unlabelled} without a label), "
-            f"{split.num_unknown} outside the label table, {len(split.missing)} labelled but not in the store"
+            f"{split.num_unknown} {_outside(config.unlabelled)}, {len(split.missing)} labelled but not in the store"
         )
         if split.missing:
             shown = ", ".join(repr(identifier) for identifier in split.missing[:5])
@@ -30,6 +30,10 @@ def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
     if subject.store.random_weights:
         lines.append("random encoders: these features show that the pipeline runs, not what the method can do")
     return lines
+
+
+def _outside(unlabelled: Unlabelled) -> str:
+    return "outside the label table" if unlabelled is Unlabelled.KEEP else "outside the label table or without a label"
 
 
 def result_lines(report: Report) -> list[str]:

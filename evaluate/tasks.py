@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from amma.evaluate.config import Unlabelled
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import InputError
 from amma.manifests.labels import SPLITS, LabelTable, read_labels, read_splits
@@ -65,9 +66,18 @@ class Task:
         return np.asarray(self.train.target_NK.any(axis=0))
 
 
-def read_task(name: str, store: FeatureStore, *, labels: Path, splits: Path) -> Task:
+def read_task(
+    name: str,
+    store: FeatureStore,
+    *,
+    labels: Path,
+    splits: Path,
+    split_prefix: str | None = None,
+    unlabelled: Unlabelled = Unlabelled.KEEP,
+) -> Task:
     """Read the label table and the split files, and find their proteins in the store."""
-    return build_task(name, store, read_labels(labels, name), read_splits(splits), source=f"{labels} and {splits}")
+    table = read_labels(labels, name, unlabelled=unlabelled.value)
+    return build_task(name, store, table, read_splits(splits, prefix=split_prefix), source=f"{labels} and {splits}")
 
 
 def build_task(

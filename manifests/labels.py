@@ -123,22 +123,26 @@ def read_splits(folder: Path, *, prefix: str | None = None) -> dict[str, tuple[s
     Raises `InputError` if a list is missing or empty, or if two of them share an id (`E_SPLITS`); `UsageError` if
     several sets of lists are there to choose from.
     """
-    beginning = _find_beginning(folder, prefix)
     splits: dict[str, tuple[str, ...]] = {}
     owner: dict[str, str] = {}
-    for split in SPLITS:
-        path = folder / f"{beginning}{split}.txt"
+    paths = split_paths(folder, prefix=prefix)
+    for split, path in paths.items():
         splits[split] = read_ids(path)
         if not splits[split]:
             raise InputError(f"{path}: an empty split; expected one id a line.")
         for protein in splits[split]:
             if owner.setdefault(protein, split) != split:
                 raise InputError(
-                    f"{path}: {protein!r} is also in {beginning}{owner[protein]}.txt; "
-                    "a protein may be in one split only.",
+                    f"{path}: {protein!r} is also in {paths[owner[protein]].name}; a protein may be in one split only.",
                     code="E_SPLITS",
                 )
     return splits
+
+
+def split_paths(folder: Path, *, prefix: str | None = None) -> dict[str, Path]:
+    """Where `read_splits` finds the list of each split; raises as it does if there is no choice or no `train` list."""
+    beginning = _find_beginning(folder, prefix)
+    return {split: folder / f"{beginning}{split}.txt" for split in SPLITS}
 
 
 def _find_beginning(folder: Path, prefix: str | None) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file as save_arrays
 
-from amma.evaluate.config import FinetuneConfig, FunctionConfig
+from amma.evaluate.config import FinetuneConfig, FunctionConfig, Unlabelled
 from amma.evaluate.results import (
     CeilingFacts,
     Inputs,
@@ -102,6 +102,7 @@ def make_report() -> Callable[..., Report]:
             task=TaskFacts(
                 name=task,
                 num_terms=7,
+                unlabelled=Unlabelled.KEEP,
                 train=split,
                 valid=split,
                 test=split,

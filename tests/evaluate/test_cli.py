@@ -102,3 +102,57 @@ def test_help_needs_neither_torch_nor_pandas() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def write_go(planted, folder: Path) -> tuple[Path, Path]:
+    """The planted labels as DeepFRI publishes its own: an annotation table of three branches, lists with a prefix.
+
+    Molecular function holds the planted terms; the other two have a term that no protein of these splits has.
+    """
+    terms = {line.split("\t")[0]: line.split("\t")[1] for line in planted.labels.read_text().splitlines()[1:]}
+    known = sorted({term for of in terms.values() for term in of.split(",") if term})
+    go = {term: f"GO:{number:07d}" for number, term in enumerate(known, start=1)}
+    titles = ("molecular_function", "biological_process", "cellular_component")
+    lines = []
+    for title, branch in zip(titles, ([*go.values()], ["GO:0000099"], ["GO:0000098"]), strict=True):
+        lines += [f"### GO-terms ({title})", "\t".join(branch), f"### GO-names ({title})", "\t".join(branch)]
+    lines.append("### PDB-chain\t" + "\t".join(f"GO-terms ({title})" for title in titles))
+    lines += [f"{name}\t{','.join(go[term] for term in of.split(',') if term)}\t\t" for name, of in terms.items()]
+    (folder / "annot.tsv").write_text("\n".join(lines) + "\n")
+    lists = folder / "lists"
+    lists.mkdir()
+    for name in ("train", "valid", "test"):
+        ids = (planted.splits / f"{name}.txt").read_text()
+        (lists / f"nrPDB-GO_{name}.txt").write_text(ids)
+        (lists / f"nrPDB-EC_{name}.txt").write_text("another\n")
+    return folder / "annot.tsv", lists
+
+
+@pytest.mark.parametrize("unlabelled", ["keep", "drop"])
+def test_a_branch_of_go_in_deepfris_format_goes_the_whole_way(planted, tmp_path: Path, unlabelled: str) -> None:
+    labels, splits = write_go(planted, tmp_path)
+    options = (*QUICK, "--protocol=probe", "--task=go-mf", "--split-prefix=nrPDB-GO", f"--unlabelled={unlabelled}")
+    result = call(planted, tmp_path / "report", *options, labels=labels, splits=splits)
+    assert result.exit_code == 0, result.output
+    report = Report.model_validate_json((tmp_path / "report" / "report.json").read_text())
+    test = report.task.test
+    assert (report.task.name, report.task.num_terms, report.task.unlabelled) == ("go-mf", 6, unlabelled)
+    expected = (31, 1, 1) if unlabelled == "keep" else (30, 0, 2)
+    assert (test.num_proteins, test.num_unlabelled, test.num_unknown) == expected
+    assert "GO molecular function" in (tmp_path / "report" / "report.html").read_text()
+    assert report.row("trained").aupr.mean > 0
+
+
+def test_of_several_sets_of_lists_one_must_be_named(planted, tmp_path: Path) -> None:
+    labels, splits = write_go(planted, tmp_path)
+    result = call(planted, tmp_path / "report", "--task=go-mf", labels=labels, splits=splits)
+    assert isinstance(result.exception, UsageError)
+    assert "several splits: nrPDB-EC_train.txt, nrPDB-GO_train.txt" in str(result.exception)
+
+
+def test_a_branch_without_a_label_in_training_cannot_be_learned(planted, tmp_path: Path) -> None:
+    labels, splits = write_go(planted, tmp_path)
+    options = ("--task=go-bp", "--split-prefix=nrPDB-GO")
+    result = call(planted, tmp_path / "report", *options, labels=labels, splits=splits)
+    assert isinstance(result.exception, InputError)
+    assert "no training protein has a label" in str(result.exception)
