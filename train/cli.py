@@ -207,6 +207,66 @@ def pretrain(
 
 
 @app.command()
+def plan(
+    stores: Annotated[
+        list[Path],
+        typer.Argument(metavar="STORE [STORE...]", help="Sealed stores with equal fingerprints.", show_default=False),
+    ],
+    preset: Annotated[str, typer.Option(help="Model size: paper, paper-text-51m, uniform-768 or tiny.")] = "paper",
+    family: Annotated[Family, typer.Option(help="What each decoder sees.")] = Family.ASYMMETRIC,
+    epochs: Annotated[int, typer.Option(help="How often each protein is seen.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Proteins in a batch.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of order, masks and the validation split.")] = 0,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(metavar="IDS", help="File of ids that training must not see. Repeatable.")
+    ] = None,
+    validation_fraction: Annotated[float, typer.Option(help="Share of the proteins set aside.")] = 0.05,
+    clusters: Annotated[Path | None, typer.Option(metavar="TSV", help="Two columns, id and cluster.")] = None,
+    mixing: Annotated[Mixing, typer.Option(help="One stream a step, or all streams each step.")] = Mixing.INTERLEAVE,
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="STREAM=W", help="Weight of a stream (default 1). Repeatable.")
+    ] = None,
+    visible_tokens: Annotated[int | None, typer.Option(help="Tokens of a protein that the encoder sees.")] = None,
+    precision: Annotated[Precision, typer.Option(help="bf16 computes products in bfloat16.")] = Precision.FP32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's own number if not given.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.")] = None,
+    measure: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="Steps to take here for time and activations; 0: none.")
+    ] = 3,
+    step_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Seconds of a step, measured elsewhere, to work out the hours from.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a run would need: parameters, memory, steps, hours, and the mix of streams. Writes nothing."""
+    from amma.train.run.config import RunConfig
+
+    config = RunConfig.from_preset(
+        preset,
+        family=family.value,
+        mask={} if visible_tokens is None else {"visible_tokens": visible_tokens},
+        values={
+            "stores": stores,
+            "mix": {"mixing": mixing.value, "weights": _weights(weight or []), "batch_size": batch_size},
+            "epochs": epochs,
+            "seed": seed,
+            "exclude": exclude or [],
+            "validation_fraction": validation_fraction,
+            "clusters": clusters,
+            "precision": precision.value,
+            "device": device,
+            "threads": threads,
+            "max_steps": max_steps,
+        },
+    )
+    from amma.train.run.plan import plan as plan_run
+
+    _print(plan_run(config, measure=measure, step_seconds=step_seconds), as_json=as_json)
+
+
+@app.command()
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, or one of its checkpoints.")],
     as_json: AsJson = False,
