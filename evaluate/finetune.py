@@ -15,11 +15,11 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from amma.evaluate.config import FinetuneConfig, Protocol, Rates
+from amma.evaluate.config import FinetuneConfig, Protocol, Rates, Readout
 from amma.evaluate.head import Head
 from amma.evaluate.metrics import fmax
 from amma.evaluate.pooled import PooledInputs
-from amma.evaluate.readout import represent
+from amma.evaluate.readout import AttentionPooling, represent
 from amma.evaluate.tasks import Split, Task
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import LossError
@@ -42,23 +42,41 @@ class Bench:
     config: FinetuneConfig
     device: torch.device
 
-    def vectors(self, model: Start, split: Split) -> Vectors:
-        """Representations of a split: computed anew for every batch, or once and for all if the model is frozen."""
-        if self.config.protocol is Protocol.FUSION:
-            return lambda places: self._represent(model, split.rows[places])
+    def is_fixed(self, model: Start) -> bool:
+        """True if representations never change while tuning: neither the model nor what reads it out is tuned."""
+        if isinstance(model, PooledInputs):
+            return True
+        return self.config.protocol is Protocol.PROBE and self.config.readout is not Readout.ATTENTION
+
+    def new_pooling(self, model: Start) -> AttentionPooling | None:
+        """What is learned with the head to read the model out, if the readout needs it."""
+        if isinstance(model, PooledInputs) or self.config.readout is not Readout.ATTENTION:
+            return None
+        return AttentionPooling(model.config.width).to(self.device)
+
+    def vectors(self, model: Start, split: Split, pooling: AttentionPooling | None = None) -> Vectors:
+        """Representations of a split: computed anew for every batch, or once and for all if they are fixed."""
+        if not self.is_fixed(model):
+            return lambda places: self._represent(model, split.rows[places], pooling)
         fixed_ND = self.representations(model, split)
         return lambda places: fixed_ND[torch.from_numpy(places).to(self.device)]
 
     @torch.no_grad()
-    def representations(self, model: Start, split: Split) -> Float[Tensor, "N D"]:
+    def representations(
+        self, model: Start, split: Split, pooling: AttentionPooling | None = None
+    ) -> Float[Tensor, "N D"]:
         """The representations of a whole split, batch by batch, without gradients."""
         num_blocks = -(-len(split.rows) // self.config.batch_size)
-        return torch.cat([self._represent(model, rows) for rows in np.array_split(split.rows, num_blocks)])
+        return torch.cat([self._represent(model, rows, pooling) for rows in np.array_split(split.rows, num_blocks)])
 
-    def _represent(self, model: Start, rows: Int64[np.ndarray, " B"]) -> Float[Tensor, "B D"]:
+    def _represent(
+        self, model: Start, rows: Int64[np.ndarray, " B"], pooling: AttentionPooling | None
+    ) -> Float[Tensor, "B D"]:
         if isinstance(model, PooledInputs):
             return model.vectors(rows)
-        return represent(model, self.store, rows, self.config.readout, device=self.device)
+        config = self.config
+        frozen = config.protocol is Protocol.PROBE
+        return represent(model, self.store, rows, config.readout, device=self.device, pooling=pooling, frozen=frozen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +122,7 @@ def tune(
 ) -> Fit:
     """Tune from `start`, which stays as it is, and keep the weights of the best validation epoch.
 
-    `train` and `valid` may bring representations that were computed before (frozen model). The result depends on
+    `train` and `valid` may bring representations that were computed before (`Bench.is_fixed`). The result depends on
     the arguments alone: the head's weights are drawn from `seed`, the order of proteins from (seed, epoch). Raises
     `LossError` if the loss is no longer finite.
     """
@@ -112,8 +130,8 @@ def tune(
     tuned = config.protocol is Protocol.FUSION
     model = copy.deepcopy(start) if tuned else start
     head = _new_head(start, bench, seed, train)
-    train = train or bench.vectors(model, task.train)
-    valid = valid or bench.vectors(model, task.valid)
+    train = train or bench.vectors(model, task.train, head.pooling)
+    valid = valid or bench.vectors(model, task.valid, head.pooling)
     groups = [{"params": list(head.parameters()), "lr": rates.head}]
     if tuned:
         if isinstance(model, PooledInputs):
@@ -158,18 +176,19 @@ def tune(
 
 def predict(fit: Fit, bench: Bench, split: Split) -> Float32[np.ndarray, "N K"]:
     """Probability of each term for each protein of a split."""
-    return _probabilities(_logits(fit.head, bench.vectors(fit.model, split), split, bench))
+    return _probabilities(_logits(fit.head, bench.vectors(fit.model, split, fit.head.pooling), split, bench))
 
 
 def _new_head(start: Start, bench: Bench, seed: int, train: Vectors | None) -> Head:
     split = bench.task.train
     places = np.arange(len(split.ids))
+    pooling = bench.new_pooling(start)
     with torch.no_grad():
-        representation_ND = train(places) if train else bench.representations(start, split)
+        representation_ND = train(places) if train else bench.representations(start, split, pooling)
     # The global generator is put back: a caller's own random numbers are not disturbed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Head(representation_ND.cpu(), torch.from_numpy(split.target_NK)).to(bench.device)
+        return Head(representation_ND.cpu(), torch.from_numpy(split.target_NK), pooling).to(bench.device)
 
 
 def _validated(train_loss: float, head: Head, valid: Vectors, bench: Bench) -> Epoch:

@@ -7,17 +7,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from amma.evaluate.readout import AttentionPooling
+
 
 class Head(nn.Module):
     """D → D → K with a GELU between them.
 
     Its inputs are standardised with the per-channel mean and σ that the representations of the training split had
     before tuning, and its last bias starts at the log-odds of each term in training: so it starts where the
-    label-frequency control stands, at the same scale for any encoder.
+    label-frequency control stands, at the same scale for any encoder. `pooling`, where there is one, makes the
+    representations that go in, and is learned along.
     """
 
-    def __init__(self, representation_BD: Float[Tensor, "B D"], target_BK: Bool[Tensor, "B K"]) -> None:
+    def __init__(
+        self,
+        representation_BD: Float[Tensor, "B D"],
+        target_BK: Bool[Tensor, "B K"],
+        pooling: AttentionPooling | None = None,
+    ) -> None:
         super().__init__()
+        self.pooling = pooling
         width, num_terms = representation_BD.shape[1], target_BK.shape[1]
         sigma_D = representation_BD.std(dim=0, correction=0)
         self.register_buffer("mean", representation_BD.mean(dim=0))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from amma.evaluate.config import FinetuneConfig, Protocol, Rates
+from amma.evaluate.config import FinetuneConfig, Rates
 from amma.evaluate.finetune import Bench, Fit, Start, Vectors, predict, tune
 
 
@@ -63,7 +63,7 @@ def run_protocol(
     valid: Vectors | None = None
     for seed in range(config.num_seeds):
         model = start(seed)
-        if config.protocol is Protocol.PROBE and model is not previous:
+        if bench.is_fixed(model) and model is not previous:
             train, valid = bench.vectors(model, task.train), bench.vectors(model, task.valid)
         previous = model
         best: Fit | None = None

@@ -8,8 +8,8 @@ Shapes: B proteins, T residues of the whole batch, D fusion width.
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Float, Int, Int64
+from torch import Tensor, nn
 
 from amma.evaluate.config import Readout
 from amma.evaluate.tasks import INPUTS
@@ -20,8 +20,29 @@ from amma.train.model.amma import AMMA
 from amma.train.model.batch import Fused
 
 
-def read_out(fused: Fused, readout: Readout) -> Float[Tensor, "B D"]:
-    """The vector of each protein of a batch, in the batch's order; differentiable."""
+class AttentionPooling(nn.Module):
+    """The weighted mean of a protein's residues: a softmax over them of one learned linear score.
+
+    The score starts at zero for all, which is the plain mean; the head on top, made for that, fits at the start.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, features_TD: Float[Tensor, "T D"], lengths_B: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """The vector of each protein; residues are packed one protein after the other."""
+        score_T1 = self.score(features_TD)
+        # Softmax is the same whatever is subtracted; the largest score keeps the exponentials finite.
+        largest_B1 = torch.segment_reduce(score_T1.detach(), "max", lengths=lengths_B)
+        weight_T1 = (score_T1 - largest_B1.repeat_interleave(lengths_B, dim=0)).exp()
+        total_B1 = torch.segment_reduce(weight_T1, "sum", lengths=lengths_B)
+        return torch.segment_reduce(features_TD * weight_T1, "sum", lengths=lengths_B) / total_B1
+
+
+def read_out(fused: Fused, readout: Readout, pooling: AttentionPooling | None = None) -> Float[Tensor, "B D"]:
+    """The vector of each protein of a batch, in the batch's order; differentiable. `attention` needs its `pooling`."""
     tokens = fused.tokens[Modality.SEQ if Modality.SEQ in fused.tokens else Modality.STR]
     features_TD = tokens.features_TD
     lengths_B = tokens.offsets.diff()
@@ -29,13 +50,29 @@ def read_out(fused: Fused, readout: Readout) -> Float[Tensor, "B D"]:
         raise ValueError("a protein without a single residue has no readout")
     if readout is Readout.FIRST:
         return features_TD.index_select(0, tokens.offsets[:-1].to(features_TD.device))
-    return torch.segment_reduce(features_TD, "mean", lengths=lengths_B.to(features_TD.device))
+    lengths_B = lengths_B.to(features_TD.device)
+    if readout is Readout.MEAN:
+        return torch.segment_reduce(features_TD, "mean", lengths=lengths_B)
+    if pooling is None:
+        raise ValueError("readout attention needs the pooling that was learned with the head")
+    pooled_BD: Tensor = pooling(features_TD, lengths_B)
+    return pooled_BD
 
 
 def represent(
-    model: AMMA, store: FeatureStore, proteins: Int64[np.ndarray, " B"], readout: Readout, *, device: torch.device | str
+    model: AMMA,
+    store: FeatureStore,
+    proteins: Int64[np.ndarray, " B"],
+    readout: Readout,
+    *,
+    device: torch.device | str,
+    pooling: AttentionPooling | None = None,
+    frozen: bool = False,
 ) -> Float[Tensor, "B D"]:
-    """The vectors of `proteins` (numbers in the store), in their order; one pass for each set of modalities."""
+    """The vectors of `proteins` (numbers in the store), in their order; one pass for each set of modalities.
+
+    With `frozen`, gradients reach the `pooling` and stop there.
+    """
     groups: dict[tuple[Modality, ...], list[int]] = {}
     length = {modality: store.length(modality) for modality in INPUTS}
     for place, protein in enumerate(proteins.tolist()):
@@ -43,6 +80,8 @@ def represent(
     vectors = []
     for modalities, places in groups.items():
         batch = collate(store, proteins[places].tolist(), modalities)
-        vectors.append(read_out(model.fuse(batch.to(device)), readout))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            fused = model.fuse(batch.to(device))
+        vectors.append(read_out(fused, readout, pooling))
     order = np.argsort(np.concatenate([np.array(places) for places in groups.values()]))
     return torch.cat(vectors).index_select(0, torch.from_numpy(order).to(device))

@@ -120,3 +120,19 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_do(planted, store: Feature
         next(start.projections["seq"].parameters()).fill_(float("nan"))
     with pytest.raises(LossError, match=r"not finite in epoch 1.*--head-lr"):
         tune(start, make_bench(planted, store, Protocol.FUSION), RATES[Protocol.FUSION], 0)
+
+
+@pytest.mark.parametrize("protocol", list(Protocol))
+def test_attention_is_learned_with_the_head_and_a_probe_still_leaves_the_model_alone(
+    planted, store: FeatureStore, protocol: Protocol
+) -> None:
+    start = load_model(planted.run).model
+    before = weights(start)
+    bench = make_bench(planted, store, protocol, readout="attention")
+    fit = tune(start, bench, RATES[protocol], 0)
+    assert fit.head.pooling is not None
+    assert fit.head.pooling.score.weight.any()  # zero at the start
+    assert same(before, weights(fit.model)) == (protocol is Protocol.PROBE)
+    assert all(parameter.grad is None for parameter in start.parameters())
+    score_NK = predict(fit, bench, bench.task.valid).astype(np.float64)
+    assert fmax(score_NK, bench.task.valid.target_NK).value == fit.best.valid_fmax

@@ -161,3 +161,12 @@ def test_without_resamples_there_are_no_intervals(planted) -> None:
     report = evaluate_function(config, open_subject(config), threads=1).report
     assert report.intervals is None
     assert {row.fmax_interval for row in report.rows} | {row.aupr_interval for row in report.rows} == {None}
+
+
+def test_attention_reads_the_models_out_and_not_the_pooled_inputs(planted) -> None:
+    settings = {**PROBE, "readout": "attention", "max_epochs": 3}
+    report = evaluate(planted, **settings).report
+    mean = evaluate(planted, **settings | {"readout": "mean"}).report
+    assert report.row("trained").runs != mean.row("trained").runs
+    assert report.row("pooled inputs") == mean.row("pooled inputs")
+    assert report.rows == evaluate(planted, **settings).report.rows

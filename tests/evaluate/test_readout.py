@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from amma.evaluate.config import Readout
-from amma.evaluate.readout import read_out, represent
+from amma.evaluate.readout import AttentionPooling, read_out, represent
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.table import Modality
 from amma.train.data.collate import collate
@@ -27,6 +27,33 @@ def test_mean_averages_a_proteins_sequence_outputs_and_first_takes_residue_1() -
         assert torch.equal(firsts[protein], sequence.of(protein)[0])
 
 
+def random_pooling(width: int, readout: Readout) -> AttentionPooling | None:
+    if readout is not Readout.ATTENTION:
+        return None
+    pooling = AttentionPooling(width)
+    torch.nn.init.normal_(pooling.score.weight)
+    return pooling
+
+
+def test_attention_is_a_softmax_over_a_proteins_residues_and_starts_as_the_mean() -> None:
+    torch.manual_seed(0)
+    sequence = tokens([4, 1, 7])
+    fused = Fused(("a", "b", "c"), {Modality.SEQ: sequence})
+    torch.testing.assert_close(read_out(fused, Readout.ATTENTION, AttentionPooling(3)), read_out(fused, Readout.MEAN))
+    pooling = random_pooling(3, Readout.ATTENTION)
+    assert pooling is not None
+    vectors = read_out(fused, Readout.ATTENTION, pooling)
+    for protein in range(3):
+        features = sequence.of(protein)
+        weights = (features @ pooling.score.weight[0]).softmax(0)
+        torch.testing.assert_close(vectors[protein], weights @ features)
+    with torch.no_grad():
+        pooling.score.weight.mul_(1e4)  # exp() of such scores overflows
+    assert read_out(fused, Readout.ATTENTION, pooling).isfinite().all()
+    with pytest.raises(ValueError, match="needs the pooling"):
+        read_out(fused, Readout.ATTENTION)
+
+
 def test_without_sequence_features_a_protein_is_read_at_its_structure() -> None:
     structure = tokens([3, 2])
     means = read_out(Fused(("a", "b"), {Modality.STR: structure}), Readout.MEAN)
@@ -42,23 +69,26 @@ def test_a_protein_without_any_residue_is_refused() -> None:
 def test_gradients_reach_only_what_is_read(readout: Readout) -> None:
     sequence = tokens([3, 2])
     sequence.features_TD.requires_grad_()
-    read_out(Fused(("a", "b"), {Modality.SEQ: sequence}), readout)[1].sum().backward()
+    pooling = random_pooling(3, readout)
+    read_out(Fused(("a", "b"), {Modality.SEQ: sequence}), readout, pooling)[1].sum().backward()
     gradient = sequence.features_TD.grad
     assert gradient is not None
     assert not gradient[:3].any()
     assert gradient[3].all()
-    assert bool(gradient[4].all()) == (readout is Readout.MEAN)
+    assert bool(gradient[4].all()) == (readout is not Readout.FIRST)
+    assert pooling is None or pooling.score.weight.grad is not None
 
 
 @pytest.mark.parametrize("readout", list(Readout))
 def test_a_representation_is_the_same_alone_and_among_many_and_in_any_order(planted, readout: Readout) -> None:
     model = load_model(planted.run).model
+    pooling = random_pooling(model.config.width, readout)
     with FeatureStore(planted.store) as store, torch.no_grad():
         everyone = np.random.default_rng(0).permutation(store.num_proteins)
         assert (store.length(Modality.STR) == 0).sum() > 5  # both kinds of protein are there
-        among = represent(model, store, everyone, readout, device="cpu")
+        among = represent(model, store, everyone, readout, device="cpu", pooling=pooling)
         for place, protein in enumerate(everyone):
-            alone = represent(model, store, np.array([protein]), readout, device="cpu")
+            alone = represent(model, store, np.array([protein]), readout, device="cpu", pooling=pooling)
             torch.testing.assert_close(alone[0], among[place], atol=1e-5, rtol=1e-5)
 
 
