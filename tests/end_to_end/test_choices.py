@@ -1,0 +1,42 @@
+"""The table of the paper's open points names only switches that exist."""
+
+import re
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from amma.evaluate import cli as evaluate
+from amma.train import cli as train
+from amma.train.model.config import PRESETS
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "choices.md"
+
+
+def switches() -> list[tuple[str, str, str]]:
+    """Section, option and value of every switch that the last column of a table names."""
+    found = []
+    section = ""
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        section = line.removeprefix("## ") if line.startswith("## ") else section
+        if line.startswith("|"):
+            last = line.rstrip("|").rsplit("|", 1)[1]
+            found += [(section, option, value) for option, value in re.findall(r"(--[a-z-]+)(?: ([\w-]+))?`", last)]
+    return found
+
+
+@pytest.mark.parametrize(("section", "option", "value"), switches())
+def test_every_switch_that_is_named_exists_and_takes_its_value(section: str, option: str, value: str) -> None:
+    command = evaluate.function if section == "Evaluation" else train.pretrain
+    types = get_type_hints(command)
+    name = option.removeprefix("--").replace("-", "_")
+    assert name in types
+    if option == "--preset":
+        assert value in PRESETS
+    elif value:
+        kinds = [kind for kind in get_args(types[name]) or (types[name],) if kind is not type(None)]
+        assert kinds[0](value) is not None
+
+
+def test_the_table_has_its_switches() -> None:
+    assert len(switches()) > 20
