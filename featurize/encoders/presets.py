@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amma.featurize.encoders.device import resolve_device
+from amma.featurize.encoders.device import resolve_device, resolve_precision
 from amma.featurize.encoders.protocol import Encoder
 from amma.featurize.encoders.registry import EncoderSpec, Place, build_encoder, known_name
 from amma.manifests.errors import WeightsError
@@ -54,19 +54,21 @@ def build_encoders(
     *,
     weights: Path | None = None,
     device: str = "auto",
+    precision: str = "fp32",
     replaced: Mapping[Modality, EncoderSpec] | None = None,
 ) -> EncoderSet:
     """Build the encoders of `preset`, with some of them `replaced`.
 
     `weights` is the folder of weights files (None: `$AMMA_CACHE/weights`, else `~/.cache/amma/weights`). Raises
-    `UsageError` for unknown names and devices, `ConfigError` for wrong options, `WeightsError` for missing weights.
+    `UsageError` for unknown names, devices and precisions, `ConfigError` for wrong options, `WeightsError` for missing weights.
     """
     specs = {**known_name(preset, PRESETS, what="preset"), **(replaced or {})}
     where = resolve_device(device)
+    arithmetic = resolve_precision(precision, where)
     _find_all_weights(specs, weights)
-    seq = build_encoder(specs[Modality.SEQ], Modality.SEQ, Place(weights, where))
+    seq = build_encoder(specs[Modality.SEQ], Modality.SEQ, Place(weights, where, arithmetic))
     limit: int | None = getattr(seq, "max_residues", None)
-    place = Place(weights, where, max_residues=limit)
+    place = Place(weights, where, arithmetic, max_residues=limit)
     return EncoderSet(
         seq=seq,
         str=build_encoder(specs[Modality.STR], Modality.STR, place),

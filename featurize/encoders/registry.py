@@ -48,6 +48,8 @@ class Place:
     weights: Path | None
     """Folder of weights files; None is the default folder."""
     device: str
+    precision: str = "fp32"
+    """What weights and products are in: fp32, bf16 or fp16; sums, norms and residuals are fp32 in all of them."""
     max_residues: int | None = None
     """The sequence encoder's limit: rows of later residues are not wanted from a structure encoder either."""
 
