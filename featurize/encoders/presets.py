@@ -60,7 +60,8 @@ def build_encoders(
     """Build the encoders of `preset`, with some of them `replaced`.
 
     `weights` is the folder of weights files (None: `$AMMA_CACHE/weights`, else `~/.cache/amma/weights`). Raises
-    `UsageError` for unknown names, devices and precisions, `ConfigError` for wrong options, `WeightsError` for missing weights.
+    `UsageError` for unknown names, devices and precisions, `ConfigError` for wrong options, `WeightsError` for
+    missing weights.
     """
     specs = {**known_name(preset, PRESETS, what="preset"), **(replaced or {})}
     where = resolve_device(device)
