@@ -1,7 +1,9 @@
 """Fill a unit with what the frozen encoders give, and set aside single proteins that cannot be encoded.
 
 Batches are a pure function of the plan: within a unit and a modality, longest first, as many as the token budget
-allows. A batch that fails is taken apart: what fails alone is rejected, the rest runs again without it.
+allows. A batch that fails is taken apart: what fails alone is rejected, the rest runs again without it. A batch that
+does not fit into memory is halved, and its halves are, until they fit; how it was cut is noted in the unit's ledger
+entry, since sums may round otherwise in another company.
 """
 
 import logging
@@ -16,7 +18,7 @@ from amma.featurize.encoders.protocol import Encoded, Encoder, EncoderInput
 from amma.featurize.inputs import PlannedInputs
 from amma.featurize.store.filling import Advance
 from amma.featurize.store.plan import Survey, survey
-from amma.featurize.store.unit import UnitContents
+from amma.featurize.store.unit import Split, UnitContents
 from amma.manifests.errors import AmmaError, StoreError
 from amma.manifests.quarantine import RecordError
 from amma.manifests.structures import load_chain
@@ -83,9 +85,11 @@ class EncoderOrigin:
         for modality in MODALITIES:
             crashed = succeeded = 0
             encoder = self._encoders[modality]
-            for batch in batches(contents, modality, encoder):
+            for number, batch in enumerate(batches(contents, modality, encoder)):
                 slots = [slot for slot in batch if slot not in left_out]
-                results = self._encode(modality, encoder, [proteins[slot] for slot in slots])
+                results, sizes = self._encode(modality, encoder, [proteins[slot] for slot in slots])
+                if len(sizes) > 1:
+                    contents.splits.append(Split(modality, number, sizes))
                 for slot, result in zip(slots, results, strict=True):
                     error = self._take(contents, modality, slot, proteins[slot], result)
                     succeeded += error is None
@@ -117,8 +121,10 @@ class EncoderOrigin:
             return error
         return None
 
-    def _encode(self, modality: Modality, encoder: Encoder, proteins: list[Protein]) -> list[Encoded | RecordError]:
-        """The features of each protein, or why it has none."""
+    def _encode(
+        self, modality: Modality, encoder: Encoder, proteins: list[Protein]
+    ) -> tuple[list[Encoded | RecordError], tuple[int, ...]]:
+        """The features of each protein or why it has none, and the sizes of the parts that memory allowed."""
         results: dict[int, Encoded | RecordError] = {}
         inputs: dict[int, EncoderInput] = {}
         for number, protein in enumerate(proteins):
@@ -127,8 +133,9 @@ class EncoderOrigin:
                 inputs[number] = EncoderInput(protein, chain)
             except RecordError as error:
                 results[number] = error
-        results |= dict(zip(inputs, _encode_or_isolate(encoder, list(inputs.values())), strict=True))
-        return [results[number] for number in range(len(proteins))]
+        encoded, sizes = _encode_in_parts(encoder, list(inputs.values()))
+        results |= dict(zip(inputs, encoded, strict=True))
+        return [results[number] for number in range(len(proteins))], sizes
 
 
 def batches(contents: UnitContents, modality: Modality, encoder: Encoder) -> list[list[int]]:
@@ -151,21 +158,38 @@ _CRASH = "E_CRASH"
 _OUT_OF_MEMORY = "E_OOM"
 
 
-def _encode_or_isolate(encoder: Encoder, items: Sequence[EncoderInput]) -> list[Encoded | RecordError]:
+def _encode_in_parts(
+    encoder: Encoder, items: Sequence[EncoderInput]
+) -> tuple[list[Encoded | RecordError], tuple[int, ...]]:
+    """Encode a batch whole, or in halves of halves as memory allows; also gives the sizes of the parts, in order."""
     if not items:
-        return []
+        return [], ()
     first = _attempt(encoder, items)
     if not isinstance(first, RecordError):
-        return list(first)
+        return list(first), (len(items),)
     if len(items) == 1:
-        return [first]
-    alone = [_encode_or_isolate(encoder, [item])[0] for item in items]
+        return [first], (1,)
+    if first.code == _OUT_OF_MEMORY:
+        _give_memory_back()
+        half = (len(items) + 1) // 2
+        head, head_sizes = _encode_in_parts(encoder, items[:half])
+        tail, tail_sizes = _encode_in_parts(encoder, items[half:])
+        return head + tail, head_sizes + tail_sizes
+    return _isolate(encoder, items), (len(items),)
+
+
+def _isolate(encoder: Encoder, items: Sequence[EncoderInput]) -> list[Encoded | RecordError]:
+    """Find out which items of a batch fail alone, and encode the others together."""
+    alone: list[Encoded | RecordError] = []
+    for item in items:
+        result = _attempt(encoder, [item])
+        alone += [result] if isinstance(result, RecordError) else result
     healthy = [number for number, result in enumerate(alone) if not isinstance(result, RecordError)]
     if len(healthy) < len(items) and len(healthy) > 1:
         together = _attempt(encoder, [items[number] for number in healthy])
         if not isinstance(together, RecordError):
-            for number, result in zip(healthy, together, strict=True):
-                alone[number] = result
+            for number, encoded in zip(healthy, together, strict=True):
+                alone[number] = encoded
     return alone
 
 
@@ -178,7 +202,7 @@ def _attempt(encoder: Encoder, items: Sequence[EncoderInput]) -> Sequence[Encode
     except RecordError as error:
         return error
     except Exception as error:
-        out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        out_of_memory = is_out_of_memory(error)
         log.debug("%s encoder", encoder.modality, exc_info=True)
         log.warning("%s encoder failed on %d proteins: %s", encoder.modality, len(items), str(error).split("\n")[0])
         # The message itself may hold addresses or sizes of this machine; the store must not.
@@ -190,6 +214,20 @@ def _attempt(encoder: Encoder, items: Sequence[EncoderInput]) -> Sequence[Encode
         reason = "the encoder gave numbers that are not finite"
         return RecordError("E_NONFINITE", reason, "Look at this protein's input; the rest is not affected.")
     return results
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's, CUDA's and the CPU allocator's way of saying it; the last is told apart by its words alone."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _give_memory_back() -> None:
+    """Free what torch keeps of GPU memory for later, so that the halves of a batch find one large piece."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _limit_threads(threads: int | None) -> None:

@@ -240,4 +240,5 @@ def write_unit(path: Path, contents: UnitContents, stock: StockReader) -> Ledger
         plan_sha256=contents.plan.sha256,
         files=files,
         rejections=tuple(contents.rejections),
+        splits=tuple(contents.splits),
     )

@@ -12,16 +12,20 @@ from typing import Any
 from amma.featurize.store.documents import read_document, read_regular
 from amma.featurize.store.layout import LEDGER_FOLDER, UNITS_FOLDER, Layout, ledger_file
 from amma.featurize.store.shard import FileRecord
+from amma.featurize.store.unit import Split
 from amma.manifests.errors import CorruptStoreError
 from amma.manifests.files import TEMPORARY_SUFFIX, write_json_atomically
 from amma.manifests.quarantine import Rejection
 from amma.manifests.settings import sha256_of_json
-from amma.manifests.table import MODALITIES
+from amma.manifests.table import MODALITIES, Modality
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What one unit is: its proteins (`first` is the plan position of the first), its files, its late rejects."""
+    """What one unit is: its proteins (`first` is the plan position of the first), its files, its late rejects.
+
+    `splits` says which encode batches had to be cut for want of memory; features may round otherwise then.
+    """
 
     unit: int
     first: int
@@ -30,6 +34,7 @@ class LedgerEntry:
     plan_sha256: str
     files: dict[str, FileRecord]
     rejections: tuple[Rejection, ...]
+    splits: tuple[Split, ...] = ()
 
     @property
     def size(self) -> int:
@@ -37,7 +42,8 @@ class LedgerEntry:
         return sum(record.size for record in self.files.values())
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in the ledger."""
+        """As it stands in the ledger; without a word of splits where there were none."""
+        splits = {"splits": [asdict(split) for split in self.splits]} if self.splits else {}
         return {
             "unit": self.unit,
             "first": self.first,
@@ -46,6 +52,7 @@ class LedgerEntry:
             "plan_sha256": self.plan_sha256,
             "files": {path: record.as_json() for path, record in self.files.items()},
             "rejections": [asdict(rejection) for rejection in self.rejections],
+            **splits,
         }
 
     @classmethod
@@ -53,7 +60,11 @@ class LedgerEntry:
         """Read what `as_json` gave."""
         files = {path: FileRecord(**record) for path, record in value["files"].items()}
         rejections = tuple(Rejection(**rejection) for rejection in value["rejections"])
-        return cls(**{**value, "files": files, "rejections": rejections})
+        splits = tuple(
+            Split(Modality(split["modality"]), split["batch"], tuple(split["sizes"]))
+            for split in value.get("splits", ())
+        )
+        return cls(**{**value, "files": files, "rejections": rejections, "splits": splits})
 
 
 def hash_of_ids(ids: Iterable[str]) -> str:

@@ -14,7 +14,10 @@ from amma.manifests.errors import StoreError
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """Counts of what is committed; `bytes` is of the committed units' files, `quarantined` the late rejects."""
+    """Counts of what is committed; `bytes` is of the committed units' files, `quarantined` the late rejects.
+
+    `batches_split` are encode batches that did not fit into memory whole.
+    """
 
     store: str
     sealed: bool
@@ -25,6 +28,7 @@ class StoreStatus:
     proteins_done: int
     bytes: int
     quarantined: int
+    batches_split: int
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -39,6 +43,7 @@ class StoreStatus:
             f"proteins     {self.proteins_done} of {self.proteins}",
             f"stored       {human(self.bytes)}",
             f"quarantined  {self.quarantined}",
+            *([f"split        {self.batches_split} batches, for want of memory"] if self.batches_split else []),
         ]
 
 
@@ -59,4 +64,5 @@ def status(store: Path) -> StoreStatus:
         proteins_done=sum(entry.proteins for entry in entries),
         bytes=sum(entry.size for entry in entries),
         quarantined=len({rejection.id for entry in entries for rejection in entry.rejections}),
+        batches_split=sum(len(entry.splits) for entry in entries),
     )

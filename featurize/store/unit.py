@@ -26,6 +26,15 @@ def checksum(features: np.ndarray, index: np.ndarray | None) -> int:
     return crc if index is None else int(google_crc32c.extend(crc, as_bytes(index)))
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How batch number `batch` of a modality was cut because memory ran out: the sizes of its parts, in order."""
+
+    modality: Modality
+    batch: int
+    sizes: tuple[int, ...]
+
+
 class UnitContents:
     """Fill it with `put` and `reject`, one call a protein and modality; then the writer takes it."""
 
@@ -35,6 +44,7 @@ class UnitContents:
         self.unit = unit
         self.positions = plan.positions(unit)
         self.rejections: list[Rejection] = []
+        self.splits: list[Split] = []
         self.ids: list[str] = [""] * len(self.positions)
         span = slice(self.positions.start, self.positions.stop)
         self.length = {modality: plan.length[modality][span] for modality in MODALITIES}

@@ -79,7 +79,8 @@ def tree() -> Callable[[Path], dict[str, str]]:
 class FakeEncoder:
     """An encoder whose rows are plain arithmetic of the input: exact in any batch, and different for each modality.
 
-    `failing` maps ids to what happens to them: an exception to raise, or a number to put among the features.
+    `failing` maps ids to what happens to them: an exception to raise, or a number to put among the features. With
+    `room`, memory is enough for so many proteins at once.
     """
 
     def __init__(self, modality: Modality, failing: dict[str, Exception | float] | None = None) -> None:
@@ -89,6 +90,7 @@ class FakeEncoder:
         self.random_weights = True
         self.layer = 1
         self.failing = failing or {}
+        self.room: int | None = None
         self.batches: list[list[str]] = []
 
     def fingerprint(self) -> dict[str, object]:
@@ -106,6 +108,8 @@ class FakeEncoder:
         return rows + 2
 
     def encode(self, batch: Sequence[EncoderInput]) -> list[Encoded]:
+        if self.room is not None and len(batch) > self.room:
+            raise MemoryError
         self.batches.append([item.protein.id for item in batch])
         return [self._encode(item) for item in batch]
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from amma.featurize.encoders.protocol import EncoderInput
+from amma.featurize.encoding import is_out_of_memory
 from amma.featurize.run import featurize, preview_run
 from amma.featurize.store import disk
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.settings import StoreSettings
+from amma.featurize.store.status import status
 from amma.featurize.store.verify import verify_store
 from amma.manifests.errors import ConfigError, FingerprintError, StoreError
 from amma.manifests.quarantine import read_quarantine
@@ -123,6 +126,39 @@ def test_a_protein_that_fails_alone_is_left_out_and_the_others_are_as_without_th
     text = (memory_folder / "holed.zarr" / "quarantine.jsonl").read_text()
     assert "0x7f01" not in text
     assert str(memory_folder) not in text
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_until_it_fits_and_the_ledger_says_so(
+    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Callable[[], Any]
+) -> None:
+    manifest = write_proteins(memory_folder, 30)
+    roomy, narrow = fake_encoders(), fake_encoders()
+    narrow[Modality.FUNC].room = 2
+    for name, encoders in (("roomy", roomy), ("narrow", narrow)):
+        assert featurize(manifest, memory_folder / f"{name}.zarr", encoders, SMALL).num_rejected == 0
+        assert verify_store(memory_folder / f"{name}.zarr").findings == []
+
+    def halves(batch: list[str]) -> list[list[str]]:
+        half = (len(batch) + 1) // 2
+        return [batch] if len(batch) <= 2 else halves(batch[:half]) + halves(batch[half:])
+
+    whole = roomy[Modality.FUNC].batches
+    assert narrow[Modality.FUNC].batches == [part for batch in whole for part in halves(batch)]
+    entries = [json.loads(path.read_text()) for path in sorted((memory_folder / "narrow.zarr" / "ledger").iterdir())]
+    splits = [split for entry in entries for split in entry.get("splits", [])]
+    assert [split["sizes"] for split in splits] == [
+        [len(part) for part in halves(batch)] for batch in whole if len(batch) > 2
+    ]
+    assert {split["modality"] for split in splits} == {"func"}
+    assert status(memory_folder / "narrow.zarr").batches_split == len(splits) > 0
+    assert status(memory_folder / "roomy.zarr").batches_split == 0
+
+
+def test_torch_out_of_memory_on_a_cpu_is_known_for_what_it_is() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(10**15)
+    assert is_out_of_memory(refused.value)
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
 
 
 def test_an_encoder_that_fails_on_everything_stops_the_run(
