@@ -24,6 +24,36 @@ app = new_app("Run the frozen encoders once, into a sealed feature store that tr
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a feature store.")]
 
 
+class Precision(StrEnum):
+    """What encoders compute in."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Long(StrEnum):
+    """What becomes of proteins with more residues than the sequence encoder takes."""
+
+    TRUNCATE = "truncate"
+    SKIP = "skip"
+
+
+class Backend(StrEnum):
+    """Whose GearNet computes."""
+
+    AMMA = "amma"
+    TORCHDRUG = "torchdrug"
+
+
+class SpecialTokens(StrEnum):
+    """Whether special tokens are rows of a text."""
+
+    DROP = "drop"
+    KEEP = "keep"
+
+
 class Dtype(StrEnum):
     """What features are stored as."""
 
@@ -42,7 +72,36 @@ def run(
     weights: Annotated[Path | None, typer.Option(help="Folder with the weights of the paper's encoders.")] = None,
     structures: Annotated[Path | None, typer.Option(help="With FASTA: folder of PDB/mmCIF files.")] = None,
     descriptions: Annotated[Path | None, typer.Option(help="With FASTA or PDB: ProtDescribe table (TSV).")] = None,
+    seq_encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another sequence encoder: a name, Hugging Face id or folder.")
+    ] = None,
+    str_encoder: Annotated[str | None, typer.Option(metavar="NAME", help="Another structure encoder.")] = None,
+    func_encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another text encoder: a name, Hugging Face id or folder.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Layer of the sequence encoder that is stored. [default: its last]")
+    ] = None,
+    max_residues: Annotated[
+        int | None, typer.Option(min=1, help="Residues of a protein that are encoded. [default: the encoder's limit]")
+    ] = None,
+    long: Annotated[
+        Long | None, typer.Option(help="Of longer proteins, keep the first residues or nothing. [default: truncate]")
+    ] = None,
+    str_backend: Annotated[
+        Backend | None, typer.Option(help="Whose GearNet computes; torchdrug needs `make torchdrug`. [default: amma]")
+    ] = None,
+    text_fields: Annotated[
+        str | None,
+        typer.Option(metavar="FIELDS", help="Fields to encode. [default: name,function,location,similarity]"),
+    ] = None,
+    special_tokens: Annotated[
+        SpecialTokens | None, typer.Option(help="Whether [CLS] and [SEP] are rows of a text. [default: drop]")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="What encoders compute in; auto: bf16 on a GPU that has it, else fp32.")
+    ] = Precision.AUTO,
     dtype: Annotated[Dtype | None, typer.Option(help="What features are stored as. [default: float16]")] = None,
     shard_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a shard. [default: 16384]")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the order of storage. [default: 0]")] = None,
@@ -62,8 +121,9 @@ def run(
     the settings it was begun with, so they need not be repeated. FASTA and PDB are built into a manifest first, which
     lies beside STORE.
     """
+    from amma.featurize.encoders.choice import EncoderChoice
     from amma.featurize.encoders.presets import build_encoders
-    from amma.featurize.run import featurize, preview_run
+    from amma.featurize.run import featurize, preview_run, recorded_precision
     from amma.featurize.source import opened_manifest
     from amma.featurize.store.disk import human
     from amma.featurize.store.settings import StoreSettings
@@ -77,7 +137,27 @@ def run(
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     settings = StoreSettings.parse(given, source="the options")
-    encoders = build_encoders(preset, weights=weights, device=device)
+    choice = EncoderChoice.parse(
+        {
+            "seq_encoder": seq_encoder,
+            "str_encoder": str_encoder,
+            "func_encoder": func_encoder,
+            "layer": layer,
+            "max_residues": max_residues,
+            "long": long,
+            "str_backend": str_backend,
+            "text_fields": None if text_fields is None else tuple(text_fields.split(",")),
+            "special_tokens": special_tokens,
+        },
+        source="the options",
+    )
+    encoders = build_encoders(
+        preset,
+        weights=weights,
+        device=device,
+        precision=recorded_precision(store) or precision if precision is Precision.AUTO else precision,
+        replaced=choice.specs(preset),
+    )
     with opened_manifest(source, store, structures=structures, descriptions=descriptions, dry_run=dry_run) as opened:
         manifest, num_unusable = opened
         if dry_run:

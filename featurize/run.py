@@ -5,9 +5,10 @@ from pathlib import Path
 
 from amma.featurize.encoding import EncoderOrigin, Encoders
 from amma.featurize.store.filling import Advance, Outcome, Preview, fill_store, preview
+from amma.featurize.store.header import read_header
 from amma.featurize.store.settings import StoreSettings
 from amma.manifests.console import progress
-from amma.manifests.table import Manifest
+from amma.manifests.table import Manifest, Modality
 
 
 def featurize(
@@ -33,3 +34,12 @@ def featurize(
 def preview_run(manifest: Manifest, store: Path, encoders: Encoders, settings: StoreSettings | None = None) -> Preview:
     """What `featurize` would do; writes nothing and runs no encoder."""
     return preview(store, EncoderOrigin(manifest, encoders), settings or StoreSettings())
+
+
+def recorded_precision(store: Path) -> str | None:
+    """What the encoders of a begun store computed in, so that it goes on alike on another device; None: not begun."""
+    header = read_header(store)
+    if header is None:
+        return None
+    dtype = header.fingerprint.get(str(Modality.SEQ), {}).get("dtype")
+    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype)

@@ -30,6 +30,7 @@ def amma_featurize(
         return encoders
 
     monkeypatch.setattr(presets, "build_encoders", build)
+    monkeypatch.setitem(presets.PRESETS, "broken", presets.PRESETS["tiny"])
 
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["amma-featurize", *map(str, args)])
