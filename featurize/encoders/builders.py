@@ -10,12 +10,12 @@ from pydantic import Field
 
 from amma.featurize.encoders.protocol import Encoder
 from amma.featurize.encoders.registry import EncoderSpec, Place
-from amma.featurize.encoders.weights import find_in_huggingface_cache, find_weights
-from amma.manifests.errors import WeightsError
+from amma.featurize.encoders.weights import find_weights
 from amma.manifests.known_weights import known_weights
 from amma.manifests.settings import Settings
 
 Positive = Annotated[int, Field(ge=1)]
+TextField = Literal["name", "function", "location", "similarity"]
 Options = TypeVar("Options", bound=Settings)
 
 
@@ -51,13 +51,26 @@ class RandomGearNetOptions(Settings):
     seed: int = 0
 
 
-class HuggingFaceOptions(Settings):
+class TextOptions(Settings):
+    """Which fields of the text count, in the order they are joined in, and whether [CLS] and [SEP] are rows."""
+
+    fields: tuple[TextField, ...] = ("name", "function", "location", "similarity")
+    special_tokens: Literal["drop", "keep"] = "drop"
+
+
+class PublishedTextOptions(TextOptions):
+    """Another Hugging Face folder than the known one."""
+
+    file: Path | None = None
+
+
+class HuggingFaceTextOptions(TextOptions):
     """A folder, or the id of a repository in the Hugging Face cache."""
 
     model: str
 
 
-class RandomTextOptions(Settings):
+class RandomTextOptions(TextOptions):
     """Sizes and seed of a BERT with random weights."""
 
     seed: int = 0
@@ -108,29 +121,37 @@ def published_text(spec: EncoderSpec, place: Place) -> Encoder:
     """A text encoder with its published weights, from the weights folder or the Hugging Face cache."""
     from amma.featurize.encoders.text import TextEncoder
 
-    folder = _file(_options(FileOptions, spec).file, spec, place)
-    return TextEncoder.from_folder(folder, name=spec.name, device=place.device)
+    options = _options(PublishedTextOptions, spec)
+    return TextEncoder.from_folder(
+        _file(options.file, spec, place),
+        name=spec.name,
+        **options.model_dump(exclude={"file"}),
+        device=place.device,
+        precision=place.precision,
+    )
 
 
 def huggingface_text(spec: EncoderSpec, place: Place) -> Encoder:
     """Any BERT-style text encoder, by folder or by Hugging Face id."""
+    from amma.featurize.encoders.huggingface import find_folder
     from amma.featurize.encoders.text import TextEncoder
 
-    model = _options(HuggingFaceOptions, spec).model
-    folder = Path(model) if Path(model).is_dir() else find_in_huggingface_cache(model)
-    if folder is None:
-        raise WeightsError(
-            f"{model}: neither a folder nor a repository in the Hugging Face cache. Get it from "
-            f"https://huggingface.co/{model} (`hf download {model}`), or give the folder that it is in."
-        )
-    return TextEncoder.from_folder(folder, name=model, device=place.device)
+    options = _options(HuggingFaceTextOptions, spec)
+    return TextEncoder.from_folder(
+        find_folder(options.model),
+        name=options.model,
+        **options.model_dump(exclude={"model"}),
+        device=place.device,
+        precision=place.precision,
+    )
 
 
 def random_text(spec: EncoderSpec, place: Place) -> Encoder:
     """BERT of any size with random weights and the small tokenizer that ships with the package."""
     from amma.featurize.encoders.text import TextEncoder
 
-    return TextEncoder.random(**_options(RandomTextOptions, spec).model_dump(), device=place.device)
+    options = _options(RandomTextOptions, spec).model_dump()
+    return TextEncoder.random(**options, device=place.device, precision=place.precision)
 
 
 def _options(kind: type[Options], spec: EncoderSpec) -> Options:

@@ -2,27 +2,23 @@
 
 It knows the four text fields and how they are joined; it knows nothing about proteins beyond their text.
 
-Legend: B proteins, T tokens (with [CLS], [SEP] and padding), D width.
+Legend: T tokens (with [CLS] and [SEP]), D width.
 """
 
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Bool, Int64
 
-from amma.featurize.encoders.buckets import length_buckets
+from amma.featurize.encoders.huggingface import HuggingFaceModel
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
 from amma.featurize.encoders.tiny_vocabulary import tiny_vocabulary
-from amma.featurize.encoders.weights import fill_with_random_numbers, one_line, sha256_of_state
-from amma.manifests.errors import ConfigError, WeightsError
-from amma.manifests.files import sha256_of_file
+from amma.featurize.encoders.weights import fill_with_random_numbers, sha256_of_state
+from amma.manifests.errors import ConfigError
 from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import TEXT_FIELDS, Modality, Protein
 
@@ -31,20 +27,8 @@ MAX_TOKENS = 512
 NUM_SPECIAL = len(TEXT_FIELDS)
 """[CLS] before the first field, [SEP] before each of the others."""
 
-DECISIVE = (
-    "model_type",
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "max_position_embeddings",
-)
-"""What a model's configuration says about its numbers, for the fingerprint."""
-
-VOCABULARY_PADDING = 128
-"""Models round the size of their vocabulary up to a multiple of at most this."""
+SPECIAL_TOKENS = {"drop": "[CLS] is cls, [SEP] dropped", "keep": "[CLS] is cls and a row, [SEP] are rows"}
+"""What becomes of the special tokens, as the fingerprint says it."""
 
 PROBE = ("Tyrosine-protein kinase (EC 2.7.10.2) [SEP] binds β-D-Ribose 5′-phosphate, naïve", "IL-2RA/CD25; 37 °C?")
 """Texts whose tokens show how a tokenizer treats case, accents, hyphens, digits and bracketed names of its tokens."""
@@ -54,93 +38,67 @@ class TextEncoder:
     """Token features of a frozen BERT-style encoder: one row a token of the text.
 
     The layout is `[CLS] name [SEP] function [SEP] location [SEP] similarity`, all of token type 0, nothing at the
-    end and no padding inside. A field has at most 128 tokens, all together at most 512: what is over is cut from the
-    end of the last field. An absent field is empty and its [SEP] stays, so a field's place says which it is. The
-    text is plain: "[SEP]" written in it does not become a special token.
+    end and no padding inside; the tokenizer's own names of the two count (`<s>`, `</s>`). A field has at most 128
+    tokens, all together at most 512 or what the model's positions allow: what is over is cut from the end of the
+    last field. An absent field is empty and its [SEP] stays, so a field's place says which it is; a field that is
+    not in `fields` is treated as absent. The text is plain: a special token's name written in it is plain text or
+    unknown, never that token.
 
     Rows are the fields' tokens alone, `index` is each one's field (0 to 3, as `TEXT_FIELDS`); [CLS] is `cls` and the
-    three [SEP] are dropped. A protein whose text gives no token has length 0 and is to be treated as one without
-    text; encoded anyway it has no rows.
+    three [SEP] are dropped. With `special_tokens="keep"` these four are rows too, of the field that follows them.
+    A protein whose text gives no token has length 0 and is to be treated as one without text; encoded anyway it has
+    no rows.
     """
 
     modality = Modality.FUNC
 
     def __init__(
         self,
-        model: nn.Module,
-        tokenizer: Any,
+        model: HuggingFaceModel,
         *,
-        name: str,
-        weights_sha256: str,
-        random_weights: bool = False,
-        device: str = "cpu",
+        fields: Sequence[str] = TEXT_FIELDS,
+        special_tokens: Literal["drop", "keep"] = "drop",
     ) -> None:
-        self.name = name
-        self.random_weights = random_weights
-        config: Any = model.config
-        self.width = int(config.hidden_size)
-        self.max_tokens = min(MAX_TOKENS, int(config.max_position_embeddings))
-        self._architecture = {key: value for key in DECISIVE if (value := getattr(config, key, None)) is not None}
-        self._weights_sha256 = weights_sha256
-        self._model = model.to(device).eval().requires_grad_(False)
-        self._tokenizer = tokenizer
-        self._device = device
-
-        special = {"[CLS]": tokenizer.cls_token_id, "[SEP]": tokenizer.sep_token_id, "[PAD]": tokenizer.pad_token_id}
+        self.name = model.name
+        self.random_weights = model.random_weights
+        self.width = model.width
+        self.max_tokens = min(MAX_TOKENS, model.max_tokens)
+        if not fields or list(fields) != [field for field in TEXT_FIELDS if field in fields]:
+            raise ConfigError(
+                f"text fields {', '.join(fields) or '(none)'}: give one or more of {', '.join(TEXT_FIELDS)}, each "
+                "once and in this order, in which they are joined."
+            )
+        self.fields = tuple(fields)
+        self._keep = special_tokens == "keep"
+        self._special_tokens = SPECIAL_TOKENS[special_tokens]
+        self._model = model
+        tokenizer = self._tokenizer = model.tokenizer
+        special = {
+            "[CLS]": tokenizer.cls_token_id,
+            "[SEP]": tokenizer.sep_token_id,
+            "[PAD]": tokenizer.pad_token_id,
+            "[UNK]": tokenizer.unk_token_id,
+        }
         absent = [token for token, index in special.items() if index is None]
         if absent:
-            raise ConfigError(f"{name}: its tokenizer has no {', '.join(absent)}; choose a BERT-style encoder.")
-        # transformers makes a tokenizer without a single word where the word list is absent, and says nothing.
-        if not 0 <= int(config.vocab_size) - len(tokenizer) < VOCABULARY_PADDING:
-            raise WeightsError(
-                f"{name}: the model knows {config.vocab_size} tokens, its tokenizer {len(tokenizer)}: the word list "
-                "(vocab.txt or tokenizer.json) is missing, cut short or another model's."
-            )
-        self._cls, self._sep, self._pad = special.values()
+            raise ConfigError(f"{self.name}: its tokenizer has no {', '.join(absent)}; choose a BERT-style encoder.")
+        self._cls, self._sep, _, self._unknown = special.values()
+        self._special = frozenset(tokenizer.all_special_ids)
 
     @classmethod
-    def from_folder(cls, folder: Path, *, name: str | None = None, device: str = "cpu") -> "TextEncoder":
-        """Load a model and its tokenizer from a Hugging Face folder, offline, without running code from it.
-
-        Raises `WeightsError` if a file is missing or damaged, or if the weights leave part of the model unset.
-        """
-        from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
-
-        if not (folder / "config.json").is_file():
-            raise WeightsError(f"{folder}: not a Hugging Face model folder (it has no config.json).")
-        weights = _weights_files(folder)
-        offline = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            with _quiet_transformers():
-                config = AutoConfig.from_pretrained(folder, **offline)
-                architecture: Any = MODEL_MAPPING[type(config)]
-                # The pooler on top of [CLS] belongs to BERT's pretraining, not to its features.
-                has_pooler = "add_pooling_layer" in inspect.signature(architecture).parameters
-                model, report = AutoModel.from_pretrained(
-                    folder,
-                    config=config,
-                    dtype=torch.float32,
-                    use_safetensors=weights[0].name.endswith((".safetensors", ".safetensors.index.json")),
-                    output_loading_info=True,
-                    **offline,
-                    **({"add_pooling_layer": False} if has_pooler else {}),
-                )
-                tokenizer = AutoTokenizer.from_pretrained(folder, **offline)
-        # transformers, tokenizers, safetensors and torch each have their own exceptions for a file they cannot read.
-        except Exception as error:
-            raise WeightsError(
-                f"{folder}: cannot be loaded as a text encoder ({one_line(error)}). No code in it was run; "
-                "get it again from its official address."
-            ) from error
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise WeightsError(
-                f"{folder}: the weights lack {len(missing)} tensors of {type(model).__name__} "
-                f"({', '.join(missing[:3])}); they belong to another architecture or are incomplete."
-            )
-        hashes = {path.name: sha256_of_file(path) for path in weights}
-        sha256 = next(iter(hashes.values())) if len(hashes) == 1 else sha256_of_json(hashes)
-        return cls(model, tokenizer, name=name or folder.name, weights_sha256=sha256, device=device)
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        name: str | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+        fields: Sequence[str] = TEXT_FIELDS,
+        special_tokens: Literal["drop", "keep"] = "drop",
+    ) -> "TextEncoder":
+        """Load a model and its tokenizer from a Hugging Face folder; raises as `HuggingFaceModel.from_folder`."""
+        model = HuggingFaceModel.from_folder(folder, name=name, device=device, precision=precision)
+        return cls(model, fields=fields, special_tokens=special_tokens)
 
     @classmethod
     def random(
@@ -152,6 +110,9 @@ class TextEncoder:
         heads: int = 4,
         intermediate: int = 96,
         device: str = "cpu",
+        precision: str = "fp32",
+        fields: Sequence[str] = TEXT_FIELDS,
+        special_tokens: Literal["drop", "keep"] = "drop",
     ) -> "TextEncoder":
         """BERT at any size with seeded random weights and a small tokenizer that ships with the package.
 
@@ -174,67 +135,60 @@ class TextEncoder:
         with torch.random.fork_rng(devices=[]):
             model = BertModel(config, add_pooling_layer=False)
         fill_with_random_numbers(model, seed)
-        return cls(
+        loaded = HuggingFaceModel(
             model,
             BertTokenizer(vocab=vocabulary),
             name="random-bert",
             weights_sha256=sha256_of_state(model),
             random_weights=True,
             device=device,
+            precision=precision,
         )
+        return cls(loaded, fields=fields, special_tokens=special_tokens)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the numbers."""
         probe = self._tokenize(PROBE)
         return {
             "encoder": "text",
-            "architecture": self._architecture,
-            "layer": "last",
-            "weights_sha256": self._weights_sha256,
-            "random_weights": self.random_weights,
-            "dtype": "float32",
+            **self._model.fingerprint(),
             "tokenizer_sha256": sha256_of_json({"vocabulary": self._tokenizer.get_vocab(), "probe": probe}),
             "layout": "[CLS] name [SEP] function [SEP] location [SEP] similarity",
-            "special_tokens": "[CLS] is cls, [SEP] dropped",
+            "fields": list(self.fields),
+            "special_tokens": self._special_tokens,
             "long": "truncate",
             "max_field_tokens": MAX_FIELD_TOKENS,
             "max_tokens": self.max_tokens,
         }
 
     def lengths(self, proteins: Sequence[Protein]) -> list[int]:
-        """Tokens of each protein's text without special tokens; 0 where there is none."""
-        return [sum(len(field) for field in fields) for fields in self._fields(proteins)]
+        """Rows of each protein's text; 0 where there is no token of a field."""
+        tokens = [sum(len(field) for field in fields) for fields in self._fields(proteins)]
+        return [count + NUM_SPECIAL if self._keep and count else count for count in tokens]
 
     def cost(self, rows: int) -> int:
         """Tokens with [CLS] and [SEP]."""
-        return rows + NUM_SPECIAL
+        return rows if self._keep else rows + NUM_SPECIAL
 
     def encode(self, batch: Sequence[EncoderInput]) -> list[Encoded]:
         """Features of each protein's text."""
         layouts = [self._lay_out(fields) for fields in self._fields([item.protein for item in batch])]
-        encoded: dict[int, Encoded] = {}
-        for group in length_buckets([len(layout.tokens_T) for layout in layouts]):
-            longest = max(len(layouts[index].tokens_T) for index in group)
-            tokens_BT = torch.full((len(group), longest), self._pad, dtype=torch.int64)
-            real_BT = torch.zeros((len(group), longest), dtype=torch.bool)
-            for row, index in enumerate(group):
-                tokens_T = layouts[index].tokens_T
-                tokens_BT[row, : len(tokens_T)] = torch.from_numpy(tokens_T)
-                real_BT[row, : len(tokens_T)] = True
-            hidden_BTD = self._forward(tokens_BT.to(self._device), real_BT.to(self._device)).cpu().numpy()
-            for row, index in enumerate(group):
-                field_T = layouts[index].field_T
-                of_a_field = field_T >= 0
-                encoded[index] = Encoded(
-                    features=hidden_BTD[row, : len(field_T)][of_a_field],
-                    index=field_T[of_a_field].astype(np.int32),
-                    cls=hidden_BTD[row, 0].copy(),
-                )
-        return [encoded[index] for index in range(len(batch))]
+        hidden = self._model.hidden_states([layout.tokens_T for layout in layouts])
+        return [
+            Encoded(
+                features=hidden_TD[layout.row_T],
+                index=layout.field_T[layout.row_T].astype(np.int32),
+                cls=hidden_TD[0].copy(),
+            )
+            for layout, hidden_TD in zip(layouts, hidden, strict=True)
+        ]
 
     def _fields(self, proteins: Sequence[Protein]) -> list[list[list[int]]]:
         """Tokens of each protein's four fields, cut to the limits."""
-        texts = [text for protein in proteins for text in protein.text]
+        chosen = [name in self.fields for name in TEXT_FIELDS]
+        texts = [
+            text if wanted else "" for protein in proteins for text, wanted in zip(protein.text, chosen, strict=True)
+        ]
         tokens = self._tokenize(texts)
         fields = [tokens[start : start + NUM_SPECIAL] for start in range(0, len(tokens), NUM_SPECIAL)]
         for four in fields:
@@ -260,55 +214,25 @@ class TextEncoder:
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
-        return tokens
+        # SentencePiece vocabularies (DeBERTa's) hold "[SEP]" as a word, which the switch above does not know about.
+        return [[self._unknown if token in self._special else token for token in field] for field in tokens]
 
     def _lay_out(self, fields: Sequence[Sequence[int]]) -> "_Layout":
         tokens: list[int] = []
         field: list[int] = []
+        row: list[bool] = []
+        keep = self._keep and any(fields)
         for place, content in enumerate(fields):
             tokens += [self._sep if place else self._cls, *content]
-            field += [-1, *[place] * len(content)]
-        return _Layout(np.array(tokens, dtype=np.int64), np.array(field, dtype=np.int64))
-
-    @torch.inference_mode()
-    def _forward(self, tokens_BT: Int64[Tensor, "B T"], real_BT: Bool[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Hidden states after the last layer; `real_BT` is False at padding, which is at the end. Token types are 0."""
-        hidden_BTD: Tensor = self._model(input_ids=tokens_BT, attention_mask=real_BT.long()).last_hidden_state
-        return hidden_BTD
+            field += [place] * (1 + len(content))
+            row += [keep, *[True] * len(content)]
+        return _Layout(np.array(tokens, dtype=np.int64), np.array(field, dtype=np.int64), np.array(row, dtype=np.bool_))
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The joined tokens of a protein's text and the field of each, -1 for special tokens."""
+    """The joined tokens of a protein's text, the field of each, and whether it becomes a row (True)."""
 
     tokens_T: Int64[np.ndarray, " T"]
     field_T: Int64[np.ndarray, " T"]
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and its report of unused heads off the terminal: what matters becomes an error here."""
-    from transformers.utils import logging
-
-    console: Any = logging
-    verbosity, bar = console.get_verbosity(), console.is_progress_bar_enabled()
-    console.set_verbosity_error()
-    console.disable_progress_bar()
-    try:
-        yield
-    finally:
-        console.set_verbosity(verbosity)
-        if bar:
-            console.enable_progress_bar()
-
-
-def _weights_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, safetensors before pickles; for a sharded model its index and all shards."""
-    for pattern in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / pattern).is_file():
-            return [folder / pattern]
-        stem, _, ending = pattern.rpartition(".")
-        index = folder / f"{pattern}.index.json"
-        if index.is_file():
-            return [index, *sorted(folder.glob(f"{stem}-*-of-*.{ending}"))]
-    raise WeightsError(f"{folder}: has neither model.safetensors nor pytorch_model.bin.")
+    row_T: Bool[np.ndarray, " T"]

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amma.featurize.encoders.huggingface import HuggingFaceModel
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
 from amma.featurize.encoders.text import MAX_FIELD_TOKENS, TextEncoder
 from amma.featurize.encoders.tiny_vocabulary import tiny_vocabulary
@@ -61,7 +62,9 @@ def oracle(encoder: TextEncoder, protein: Protein) -> tuple[np.ndarray, np.ndarr
         fields += [None, *[number] * len(content)]
     with torch.no_grad():
         types = torch.zeros(1, len(tokens), dtype=torch.long)
-        hidden = encoder._model(input_ids=torch.tensor([tokens]), token_type_ids=types).last_hidden_state[0].numpy()
+        hidden = (
+            encoder._model._model(input_ids=torch.tensor([tokens]), token_type_ids=types).last_hidden_state[0].numpy()
+        )
     rows = [row for row, field in enumerate(fields) if field is not None]
     return hidden[rows], hidden[0], [field for field in fields if field is not None]
 
@@ -142,7 +145,7 @@ def test_a_model_with_fewer_positions_cuts_later_fields_first() -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=20, **sizes)
     model = BertModel(config, add_pooling_layer=False)
-    small = TextEncoder(model, BertTokenizer(vocab=vocabulary), name="small", weights_sha256="")
+    small = TextEncoder(HuggingFaceModel(model, BertTokenizer(vocab=vocabulary), name="small", weights_sha256=""))
     text = protein(name="a " * 10, function="a " * 10, location="a " * 10, similarity="a")
 
     (encoded,) = encode(small, text)
