@@ -1,7 +1,9 @@
 """Checks that hold for every test: shapes of annotated functions are verified at run time, the network stays shut."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,6 +28,17 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("needs the folder of real proteins and reference outputs beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed_mmseqs() -> Iterator[Any]:
+    """MMseqs2, if this machine has it. Only who asks for it gets it: tests are the same with it and without."""
+    from amma.train.data import mmseqs
+
+    found = mmseqs.find_mmseqs()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmseqs, "PROGRAM", "mmseqs-hidden-from-tests")
+        yield found
 
 
 @pytest.fixture(autouse=True)
