@@ -54,6 +54,28 @@ class SpecialTokens(StrEnum):
     KEEP = "keep"
 
 
+class ExportFormat(StrEnum):
+    """What other tools read."""
+
+    H5 = "h5"
+    NPY = "npy"
+    PARQUET = "parquet"
+
+
+class View(StrEnum):
+    """A modality (its own class would bring pyarrow with it)."""
+
+    SEQ = "seq"
+    STR = "str"
+    FUNC = "func"
+
+
+class Pool(StrEnum):
+    """How a protein's rows become one vector."""
+
+    MEAN = "mean"
+
+
 class Dtype(StrEnum):
     """What features are stored as."""
 
@@ -208,6 +230,45 @@ def inspect(store: Store, as_json: AsJson = False, debug: Debug = False) -> None
     from amma.featurize.store.inspection import inspect_store
 
     _show(inspect_store(store), as_json=as_json)
+
+
+@app.command()
+def export(
+    store: Store,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder (h5, npy) or file (parquet) to write.")],
+    format: Annotated[ExportFormat, typer.Option(help="h5: a dataset an id; npy: a file an id; parquet: one table.")],
+    pool: Annotated[
+        Pool | None, typer.Option(help="One vector a protein, the mean over its rows. [default: all rows]")
+    ] = None,
+    modality: Annotated[
+        list[View] | None, typer.Option(help="seq, str or func; repeatable. [default: all three]")
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="File of the ids to export, one a line. [default: all]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at OUT.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write features in a format of other tools; OUT appears when it is whole."""
+    from amma.featurize.export.run import export_store
+    from amma.featurize.store.reader import FeatureStore
+    from amma.manifests.labels import read_ids
+    from amma.manifests.table import MODALITIES
+
+    with FeatureStore(store) as opened:
+        exported = export_store(
+            opened,
+            out,
+            format=format.value,
+            pooled=pool is not None,
+            modalities=tuple(each for each in MODALITIES if modality is None or View(each) in modality),
+            ids=None if ids is None else read_ids(ids),
+            overwrite=overwrite,
+            dry_run=dry_run,
+        )
+    _show(exported, as_json=as_json)
+    if dry_run:
+        say(f"dry run: nothing was written to {out}")
 
 
 def _show(result: Any, *, as_json: bool) -> None:
