@@ -217,7 +217,7 @@ def _leakage(subject: Subject) -> Leakage:
     test = subject.task.test
     sequences = subject.store.sequences()
     hashes = sequence_hashes(sequences[row] for row in test.rows)
-    seen = np.isin(hashes, subject.trained.seen)
+    seen = subject.trained.seen.among(hashes)
     return Leakage(
         num_test=len(test.ids),
         num_seen=int(seen.sum()),

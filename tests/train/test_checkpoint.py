@@ -15,6 +15,7 @@ from safetensors.numpy import save_file as save_arrays
 
 from amma.manifests.errors import CheckpointError
 from amma.manifests.table import Modality
+from amma.train.data.seen import NOT_RECORDED
 from amma.train.model.amma import AMMA
 from amma.train.model.config import ModelConfig
 from amma.train.run.checkpoint import (
@@ -284,7 +285,8 @@ def test_a_model_comes_back_with_its_statistics_and_its_origin(
     assert loaded.random_weights
     assert loaded.root_hashes == ["ab"]
     assert loaded.store_fingerprint == {"seq": "x"}
-    assert loaded.seen.tolist() == [3, 2**63 + 1]
+    assert loaded.seen.hashes.tolist() == [3, 2**63 + 1]
+    assert loaded.seen.text.tolist() == [NOT_RECORDED, NOT_RECORDED]  # the file of this test is one of format 1.0
 
 
 def test_a_damaged_model_is_never_loaded(run_dir: Path) -> None:

@@ -59,7 +59,7 @@ def test_what_the_weights_have_seen_counts_as_seen(
     with FeatureStore(store) as before, FeatureStore(other) as now:
         takes_part = [s for s, kind in zip(before.sequences(), before.kinds(), strict=True) if kind != "seq"]
         expected = {sequence_hash(sequence) for sequence in [*takes_part, *now.sequences()]}
-    seen = load_model(tmp_path / "second").seen
+    seen = load_model(tmp_path / "second").seen.hashes
     assert set(seen.tolist()) == expected
     assert (np.diff(seen.astype(object)) > 0).all()
 

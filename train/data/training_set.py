@@ -12,8 +12,10 @@ from jaxtyping import Bool, Int8, Int64, UInt64
 
 from amma.manifests.console import progress, say
 from amma.manifests.files import sha256_of_file
+from amma.manifests.table import Modality
 from amma.train.data.corpus import Corpus
 from amma.train.data.exclusion import exclude
+from amma.train.data.seen import WITH, WITHOUT, Seen
 from amma.train.data.sequence_hash import sequence_hashes
 from amma.train.data.streams import NUMBERS, STREAMS, Draw, Mix, Portion, Stream
 from amma.train.data.validation_split import Clusters, choose_validation, kmer_clusters, read_clusters
@@ -33,8 +35,8 @@ class TrainingSet:
     corpus: Corpus
     mix: Mix
     validation: tuple[Portion, ...]
-    seen: UInt64[np.ndarray, " seen"]
-    """Sequence hashes of the training proteins, sorted, each once."""
+    seen: Seen
+    """The sequences of the training proteins, by hash, and which of them have text."""
     counts: dict[str, Any]
     """What became of every protein, for logs and reports."""
     inputs: dict[str, Any]
@@ -87,10 +89,14 @@ def prepare_training_set(config: RunConfig) -> TrainingSet:
         corpus,
         Mix(streams, config.mix),
         _validation_batches(kind_N, held_out_N, config.mix.batch_size),
-        np.unique(hashes_N[trained_N]),
+        Seen.of(hashes_N[trained_N], np.where(_has_text(kind_N[trained_N]), WITH, WITHOUT).astype(np.uint8)),
         counts,
         inputs,
     )
+
+
+def _has_text(kind_N: Int8[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+    return np.isin(kind_N, [NUMBERS[name] for name, has in STREAMS.items() if Modality.FUNC in has])
 
 
 def _hold_out(

@@ -18,10 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from jaxtyping import UInt64
 from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,12 +33,13 @@ from amma.manifests.files import (
 )
 from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import Modality
+from amma.train.data.seen import Seen
 from amma.train.model.amma import AMMA
 from amma.train.model.config import ModelConfig
 
 Result = TypeVar("Result")
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 FOLDER = "checkpoints"
 PREFIX = "step-"
 MODEL, TRAINING, SEEN, STATE = "model.safetensors", "training.safetensors", "seen.safetensors", "state.json"
@@ -67,7 +65,7 @@ class LoadedModel:
     """A trained model and where it comes from.
 
     `config` is the run's resolved configuration; `state` holds step, epoch, metrics and versions; `seen` are the
-    `sequence_hash`es of the proteins that it was trained on, sorted.
+    sequences that it was trained on, by hash.
     """
 
     path: Path
@@ -77,7 +75,7 @@ class LoadedModel:
     store_fingerprint: dict[str, Any]
     root_hashes: list[str]
     random_weights: bool
-    seen: UInt64[np.ndarray, " N"]
+    seen: Seen
 
 
 class Checkpoints:
@@ -261,7 +259,7 @@ def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:
         store_fingerprint=state["inputs"]["fingerprint"],
         root_hashes=state["inputs"]["root_hashes"],
         random_weights=state["random_weights"],
-        seen=load_arrays(folder / SEEN)["hashes"],
+        seen=Seen.read(folder / SEEN),
     )
 
 

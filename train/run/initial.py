@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 from torch import Tensor
 
 from amma.featurize.store.fingerprint import differences
@@ -35,7 +34,7 @@ def take_over(config: RunConfig, training_set: TrainingSet) -> tuple[Initial | N
     _refuse_what_does_not_fit(loaded, config, training_set)
     held_out = [draw.protein for portion in training_set.validation for draw in portion.draws]
     hashes_N = sequence_hashes(training_set.corpus.sequences())
-    known = int(np.isin(hashes_N[held_out], loaded.seen).sum())
+    known = int(loaded.seen.among(hashes_N[held_out]).sum())
     if known:
         say(
             f"{known} of {len(held_out)} validation proteins were trained on in {loaded.path}: validation errors "
@@ -43,7 +42,7 @@ def take_over(config: RunConfig, training_set: TrainingSet) -> tuple[Initial | N
         )
     return Initial(loaded.model.state_dict()), replace(
         training_set,
-        seen=np.union1d(training_set.seen, loaded.seen),
+        seen=training_set.seen.union(loaded.seen),
         counts={**training_set.counts, "validation_seen_by_init": known},
         inputs={**training_set.inputs, "init_from": loaded.state["files"][MODEL]["sha256"]},
     )

@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.numpy import save as save_arrays
 from torch import Tensor
 
 from amma.manifests.console import progress, say
 from amma.manifests.errors import CheckpointError
-from amma.manifests.files import write_atomically, write_json_atomically
+from amma.manifests.files import write_json_atomically
 from amma.manifests.table import Modality
 from amma.train.data.channel_moments import measure_moments
 from amma.train.data.loader import Loader
@@ -336,7 +335,7 @@ class Run:
         )
 
     def _open_log(self, *, keep: int) -> None:
-        write_atomically(self._folder.seen, save_arrays({"hashes": self._set.seen}))
+        self._set.seen.write(self._folder.seen)
         self._log = RunLog(self._folder.log, keep=keep)
 
     def _loader(self, make: Callable[[int], Item], start: int, stop: int) -> Loader[Item]:
