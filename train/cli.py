@@ -1,6 +1,5 @@
 """`amma-train`: pretrain a model from feature stores, and look at checkpoints."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,44 +7,10 @@ import typer
 
 from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app, say
 from amma.manifests.errors import UsageError
+from amma.train import options
+from amma.train.options import given, stream_weights, three_numbers
 
 app = new_app("Pretrain AMMA from feature stores.")
-
-
-class Mixing(StrEnum):
-    """How proteins with and without structure or text become batches."""
-
-    INTERLEAVE = "interleave"
-    SUM = "sum"
-
-
-class Precision(StrEnum):
-    """What products are computed in."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
-class LossOn(StrEnum):
-    """Which tokens the loss counts."""
-
-    ALL = "all"
-    HIDDEN = "hidden"
-
-
-class Targets(StrEnum):
-    """The scale on which errors are measured."""
-
-    STANDARDISED = "standardised"
-    RAW = "raw"
-
-
-class Family(StrEnum):
-    """What each decoder sees of the fused tokens."""
-
-    ASYMMETRIC = "asymmetric"
-    SYMMETRIC = "symmetric"
-    NO_AUXILIARY = "no-auxiliary"
 
 
 @app.callback()
@@ -63,73 +28,49 @@ def pretrain(
             show_default=False,
         ),
     ],
-    preset: Annotated[str, typer.Option(help="Model size: paper, paper-text-51m, uniform-768 or tiny.")] = "paper",
-    family: Annotated[
-        Family,
-        typer.Option(
-            help="asymmetric: structure from sequence and function, function from sequence and structure; symmetric: "
-            "each from itself (Eq. 13); no-auxiliary: all from the sequence (Eq. 17)."
-        ),
-    ] = Family.ASYMMETRIC,
+    preset: options.PresetName = "paper",
+    family: options.FamilyName = options.Family.ASYMMETRIC,
+    heads: options.Heads = None,
+    decoder_heads: options.DecoderHeads = None,
+    projection_hidden: options.ProjectionHidden = None,
+    positions: options.PositionsName = options.Positions.SINCOS,
+    modality_vectors: options.ModalityVectors = True,
+    decoder_positions: options.DecoderPositions = True,
+    hidden_tokens: options.HiddenTokensName = options.HiddenTokens.ZEROS,
+    global_token: options.GlobalToken = False,
     init_from: Annotated[
         Path | None,
         typer.Option(metavar="CHECKPOINT", help="Begin with its weights and standardiser; the schedule begins anew."),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="How often each protein is seen.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Proteins in a batch.")] = 4,
+    epochs: options.Epochs = 10,
+    batch_size: options.BatchSize = 4,
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-4,
     weight_decay: Annotated[float, typer.Option(help="Weight decay, on matrices only.")] = 0.05,
     lr_step_epochs: Annotated[int, typer.Option(help="Epochs after which the learning rate drops.")] = 3,
     lr_gamma: Annotated[float, typer.Option(help="Factor by which it drops; 1 keeps it.")] = 0.5,
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient; 0 for no limit.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of weights, order, masks and the validation split.")] = 0,
-    exclude: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="IDS",
-            help="File of ids, one a line, that training must not see; also under another id. Repeatable.",
-        ),
-    ] = None,
-    validation_fraction: Annotated[
-        float,
-        typer.Option(help="Share of the proteins set aside by sequence cluster; 0: the best checkpoint is the latest."),
-    ] = 0.05,
-    clusters: Annotated[
-        Path | None, typer.Option(metavar="TSV", help="Two columns, id and cluster; else clusters by shared 5-mers.")
-    ] = None,
-    mixing: Annotated[
-        Mixing, typer.Option(help="interleave: one stream a step; sum: all streams each step, losses added (Eq. 12).")
-    ] = Mixing.INTERLEAVE,
-    weight: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STREAM=W",
-            help="Weight of triplet, seq-str or seq-func (default 1): how often its proteins are seen (interleave), or "
-            "the factor of its loss (sum); 0 leaves it out. Repeatable.",
-        ),
-    ] = None,
-    visible_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of a protein that the encoder sees; the preset's if not given.")
-    ] = None,
-    alpha: Annotated[
-        str | None, typer.Option(metavar="SEQ,STR,FUNC", help="Dirichlet concentrations of the mask (default 1,2,2).")
-    ] = None,
-    max_visible_fraction: Annotated[
-        float | None, typer.Option(help="Largest visible share of a protein and of each modality (default 0.75).")
-    ] = None,
-    modality_dropout: Annotated[
-        float | None, typer.Option(help="Probability that a modality of a protein is hidden whole (default 0).")
-    ] = None,
-    loss_on: Annotated[LossOn, typer.Option(help="Tokens that the loss counts.")] = LossOn.ALL,
+    seed: options.Seed = 0,
+    exclude: options.Exclude = None,
+    validation_fraction: options.ValidationFraction = 0.05,
+    clusters: options.ClustersFile = None,
+    mixing: options.MixingName = options.Mixing.INTERLEAVE,
+    weight: options.Weights = None,
+    visible_tokens: options.VisibleTokens = None,
+    alpha: options.Alpha = None,
+    rounding: options.RoundingName = options.Rounding.LARGEST_REMAINDER,
+    shortfall: options.ShortfallName = options.Shortfall.REDISTRIBUTE,
+    max_visible_fraction: options.MaxVisibleFraction = None,
+    modality_dropout: options.ModalityDropout = None,
+    loss_on: Annotated[options.LossOn, typer.Option(help="Tokens that the loss counts.")] = options.LossOn.ALL,
     targets: Annotated[
-        Targets, typer.Option(help="Scale of the error; raw is the paper's letter.")
-    ] = Targets.STANDARDISED,
+        options.Targets, typer.Option(help="Scale of the error; raw is the paper's letter.")
+    ] = options.Targets.STANDARDISED,
     checkpoint_every: Annotated[int, typer.Option(metavar="STEPS", help="Besides at the end of each epoch.")] = 1000,
     log_every: Annotated[int, typer.Option(metavar="STEPS", help="Steps from one line of log.jsonl to the next.")] = 1,
-    precision: Annotated[Precision, typer.Option(help="bf16 computes products in bfloat16.")] = Precision.FP32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's own number if not given.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.")] = None,
+    precision: options.PrecisionName = options.Precision.FP32,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    max_steps: options.MaxSteps = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -143,16 +84,27 @@ def pretrain(
     if len(paths) < 2:
         raise UsageError(f"expected STORE [STORE...] RUN_DIR, got only {paths[0]}. Name the run's folder last.")
     *stores, run_dir = paths
-    mask = {
-        "visible_tokens": visible_tokens,
-        "alpha": _three_numbers(alpha),
-        "max_visible_fraction": max_visible_fraction,
-        "modality_dropout": modality_dropout,
-    }
     config = RunConfig.from_preset(
         preset,
-        family=family.value,
-        mask={name: value for name, value in mask.items() if value is not None},
+        model=given(
+            family=family,
+            num_heads=heads,
+            num_decoder_heads=decoder_heads,
+            projection_hidden=projection_hidden,
+            positions=positions,
+            modality_vectors=modality_vectors,
+            decoder_positions=decoder_positions,
+            hidden_tokens=hidden_tokens,
+            global_token=global_token,
+        ),
+        mask=given(
+            visible_tokens=visible_tokens,
+            alpha=three_numbers(alpha),
+            rounding=rounding,
+            shortfall=shortfall,
+            max_visible_fraction=max_visible_fraction,
+            modality_dropout=modality_dropout,
+        ),
         values={
             "stores": stores,
             "objective": {"loss_on": loss_on.value, "targets": targets.value},
@@ -163,7 +115,7 @@ def pretrain(
                 "lr_gamma": lr_gamma,
                 "clip": clip,
             },
-            "mix": {"mixing": mixing.value, "weights": _weights(weight or []), "batch_size": batch_size},
+            "mix": {"mixing": mixing.value, "weights": stream_weights(weight), "batch_size": batch_size},
             "epochs": epochs,
             "seed": seed,
             "exclude": exclude or [],
@@ -212,25 +164,30 @@ def plan(
         list[Path],
         typer.Argument(metavar="STORE [STORE...]", help="Sealed stores with equal fingerprints.", show_default=False),
     ],
-    preset: Annotated[str, typer.Option(help="Model size: paper, paper-text-51m, uniform-768 or tiny.")] = "paper",
-    family: Annotated[Family, typer.Option(help="What each decoder sees.")] = Family.ASYMMETRIC,
-    epochs: Annotated[int, typer.Option(help="How often each protein is seen.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Proteins in a batch.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of order, masks and the validation split.")] = 0,
-    exclude: Annotated[
-        list[Path] | None, typer.Option(metavar="IDS", help="File of ids that training must not see. Repeatable.")
-    ] = None,
-    validation_fraction: Annotated[float, typer.Option(help="Share of the proteins set aside.")] = 0.05,
-    clusters: Annotated[Path | None, typer.Option(metavar="TSV", help="Two columns, id and cluster.")] = None,
-    mixing: Annotated[Mixing, typer.Option(help="One stream a step, or all streams each step.")] = Mixing.INTERLEAVE,
-    weight: Annotated[
-        list[str] | None, typer.Option(metavar="STREAM=W", help="Weight of a stream (default 1). Repeatable.")
-    ] = None,
-    visible_tokens: Annotated[int | None, typer.Option(help="Tokens of a protein that the encoder sees.")] = None,
-    precision: Annotated[Precision, typer.Option(help="bf16 computes products in bfloat16.")] = Precision.FP32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's own number if not given.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many steps in all.")] = None,
+    preset: options.PresetName = "paper",
+    family: options.FamilyName = options.Family.ASYMMETRIC,
+    heads: options.Heads = None,
+    decoder_heads: options.DecoderHeads = None,
+    projection_hidden: options.ProjectionHidden = None,
+    positions: options.PositionsName = options.Positions.SINCOS,
+    modality_vectors: options.ModalityVectors = True,
+    decoder_positions: options.DecoderPositions = True,
+    hidden_tokens: options.HiddenTokensName = options.HiddenTokens.ZEROS,
+    global_token: options.GlobalToken = False,
+    epochs: options.Epochs = 10,
+    batch_size: options.BatchSize = 4,
+    seed: options.Seed = 0,
+    exclude: options.Exclude = None,
+    validation_fraction: options.ValidationFraction = 0.05,
+    clusters: options.ClustersFile = None,
+    mixing: options.MixingName = options.Mixing.INTERLEAVE,
+    weight: options.Weights = None,
+    visible_tokens: options.VisibleTokens = None,
+    shortfall: options.ShortfallName = options.Shortfall.REDISTRIBUTE,
+    precision: options.PrecisionName = options.Precision.FP32,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    max_steps: options.MaxSteps = None,
     measure: Annotated[
         int, typer.Option(min=0, metavar="STEPS", help="Steps to take here for time and activations; 0: none.")
     ] = 3,
@@ -245,11 +202,21 @@ def plan(
 
     config = RunConfig.from_preset(
         preset,
-        family=family.value,
-        mask={} if visible_tokens is None else {"visible_tokens": visible_tokens},
+        model=given(
+            family=family,
+            num_heads=heads,
+            num_decoder_heads=decoder_heads,
+            projection_hidden=projection_hidden,
+            positions=positions,
+            modality_vectors=modality_vectors,
+            decoder_positions=decoder_positions,
+            hidden_tokens=hidden_tokens,
+            global_token=global_token,
+        ),
+        mask=given(visible_tokens=visible_tokens, shortfall=shortfall),
         values={
             "stores": stores,
-            "mix": {"mixing": mixing.value, "weights": _weights(weight or []), "batch_size": batch_size},
+            "mix": {"mixing": mixing.value, "weights": stream_weights(weight), "batch_size": batch_size},
             "epochs": epochs,
             "seed": seed,
             "exclude": exclude or [],
@@ -276,33 +243,6 @@ def inspect(
     from amma.train.run.checkpoint import describe_checkpoint
 
     _print(describe_checkpoint(checkpoint), as_json=as_json)
-
-
-def _weights(options: list[str]) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for option in options:
-        stream, equals, value = option.partition("=")
-        try:
-            weights[stream] = float(value)
-        except ValueError as error:
-            raise UsageError(f"--weight {option!r}: expected STREAM=NUMBER, such as seq-func=0.5.") from error
-        if not equals or stream not in ("triplet", "seq-str", "seq-func"):
-            raise UsageError(f"--weight {option!r}: there is no stream {stream!r}. Known: triplet, seq-str, seq-func.")
-    return weights
-
-
-def _three_numbers(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 3:
-        raise UsageError(
-            f"--alpha {text!r}: expected three numbers for sequence, structure and function, such as 1,2,2."
-        )
-    return numbers
 
 
 def _print(result: dict[str, Any], *, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -23,16 +24,32 @@ def test_the_tiny_preset_sees_fewer_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [{"width": 60, "num_heads": 8}, {"decoder_width": 9, "num_decoder_heads": 3}, {"num_heads": 0}]
+    "fault",
+    [
+        {"width": 60, "num_heads": 8},
+        {"decoder_width": 9, "num_decoder_heads": 3},
+        {"num_heads": 0},
+        {"projection_hidden": 0},
+        {"positions": "learned"},
+        {"hidden_tokens": "ones"},
+    ],
 )
-def test_widths_that_heads_or_positions_cannot_divide_are_refused(fault: dict[str, int]) -> None:
+def test_models_that_cannot_be_built_are_refused(fault: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="model is not valid"):
         ModelConfig.parse(fault, source="model")
 
 
 @pytest.mark.parametrize(
     "fault",
-    [{"alpha": (1, 2)}, {"alpha": (1, 0, 2)}, {"max_visible_fraction": 0}, {"visible_tokens": 0}, {"dropout": 0.1}],
+    [
+        {"alpha": (1, 2)},
+        {"alpha": (1, 0, 2)},
+        {"max_visible_fraction": 0},
+        {"visible_tokens": 0},
+        {"dropout": 0.1},
+        {"rounding": "up"},
+        {"shortfall": "lend"},
+    ],
 )
 def test_masks_that_cannot_be_drawn_are_refused(fault: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

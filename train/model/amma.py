@@ -4,7 +4,9 @@
     features ──► standardise ──► project ──► + position ──► fusion ──► ℓ ──► + position ──► decoder ──► features
                                              + modality    encoder           + modality
 
-It knows nothing about stores, losses or steps. Paper: Ko et al., arXiv 2405.06663, section 2.
+What the paper leaves open is a switch of `ModelConfig`; what is switched off has no parameters, and what is switched
+on draws its weights after those of the default model. The model knows nothing about stores, losses or steps. Paper:
+Ko et al., arXiv 2405.06663, section 2.
 
 Shapes: B proteins, T tokens of one modality, V visible ones, D fusion width, W decoder width, F feature width.
 """
@@ -38,12 +40,12 @@ DECODER_SOURCES: dict[Family, dict[Modality, tuple[Modality, ...]]] = {
 
 
 class Projection(nn.Module):
-    """Two fully connected layers, features → D → D, with a GELU between them."""
+    """Two fully connected layers, features → hidden → D, with a GELU between them."""
 
-    def __init__(self, num_features: int, width: int) -> None:
+    def __init__(self, num_features: int, hidden: int, width: int) -> None:
         super().__init__()
-        self.first = xavier_linear(num_features, width)
-        self.second = xavier_linear(width, width)
+        self.first = xavier_linear(num_features, hidden)
+        self.second = xavier_linear(hidden, width)
 
     def forward(self, features_VF: Float[Tensor, "V F"]) -> Float[Tensor, "V D"]:
         """Project each token by itself: a hidden token has no part in it."""
@@ -88,9 +90,12 @@ class AMMA(nn.Module):
         self.sources = DECODER_SOURCES[config.family]
         self.standardiser = Standardiser(self.widths)
         self.projections = nn.ModuleDict(
-            {modality: Projection(width, config.width) for modality, width in self.widths.items()}
+            {
+                modality: Projection(width, config.projection_hidden or config.width, config.width)
+                for modality, width in self.widths.items()
+            }
         )
-        self.embeddings = nn.ParameterDict({modality: _embedding(config.width) for modality in self.widths})
+        self.embeddings = self._vectors(config.width, wanted=config.modality_vectors)
         self.encoder = Transformer(config.num_fusion_layers, config.width, config.num_heads, config.ffn)
         seen = {source for target in self.widths for source in self.sources[target]}
         self.lifts = nn.ModuleDict(
@@ -100,71 +105,112 @@ class AMMA(nn.Module):
                 if modality in seen
             }
         )
-        self.decoder_embeddings = nn.ParameterDict(
-            {modality: _embedding(config.decoder_width) for modality in self.widths}
+        self.decoder_embeddings = self._vectors(
+            config.decoder_width, wanted=config.modality_vectors and config.decoder_positions
         )
         self.decoders = nn.ModuleDict({modality: Decoder(config, width) for modality, width in self.widths.items()})
+        self.hidden_tokens = self._vectors(config.decoder_width, wanted=config.hidden_tokens == "learned")
+        self.global_token = _vector(config.width) if config.global_token else None
+
+    def _vectors(self, width: int, *, wanted: bool) -> nn.ParameterDict:
+        """One learned vector for each modality, or none at all."""
+        return nn.ParameterDict({modality: _vector(width) for modality in self.widths} if wanted else {})
 
     def fusion_parameters(self) -> Iterator[nn.Parameter]:
-        """Projections, modality embeddings and fusion encoder: all that makes a representation."""
+        """Projections, modality embeddings, global token and fusion encoder: all that makes a representation."""
         for module in (self.projections, self.embeddings, self.encoder):
             yield from module.parameters()
+        if self.global_token is not None:
+            yield self.global_token
 
     def decoder_parameters(self) -> Iterator[nn.Parameter]:
         """Everything behind the representation, which only pretraining uses."""
-        for module in (self.lifts, self.decoder_embeddings, self.decoders):
+        for module in (self.lifts, self.decoder_embeddings, self.hidden_tokens, self.decoders):
             yield from module.parameters()
+
+    def uncounted_parameters(self) -> Iterator[nn.Parameter]:
+        """Vectors that stand for a modality or a token; the paper's number of parameters leaves them out."""
+        for module in (self.embeddings, self.decoder_embeddings, self.hidden_tokens):
+            yield from module.parameters()
+        if self.global_token is not None:
+            yield self.global_token
 
     def fuse(self, batch: PackedBatch, visible: Visible | None = None) -> Fused:
         """The representation: the encoder's output at the visible tokens (None: all are).
 
         Modalities that the batch lacks have no entry. Hidden tokens are dropped before the first map.
         """
-        return Fused(batch.ids, {modality: tokens for modality, (tokens, _) in self._fuse(batch, visible).items()})
+        fused, global_BD = self._fuse(batch, visible)
+        return Fused(batch.ids, {modality: tokens for modality, (tokens, _) in fused.items()}, global_BD)
 
     def forward(self, batch: PackedBatch, visible: Visible) -> dict[Modality, Tensor]:
         """The reconstruction of every token of every modality in the batch, (T, F), in standardised units."""
-        fused = self._fuse(batch, visible)
+        fused, _ = self._fuse(batch, visible)
         decoder_inputs = {}
         for modality, (tokens, row_V) in fused.items():
-            whole = batch.tokens[modality]
-            base_TW = self._place(modality, whole)
+            base_TW = self._without_content(modality, batch.tokens[modality], row_V)
             if modality in self.lifts:
                 lifted_VW = self.lifts[modality](tokens.features_TD)
-                # Hidden tokens are zeros, told apart by their positions alone.
+                # Hidden tokens get nothing here: they are told apart by their positions alone.
                 base_TW = base_TW.index_add(0, row_V, lifted_VW.to(base_TW.dtype))
             decoder_inputs[modality] = base_TW
         return {modality: self._decode(modality, batch, decoder_inputs) for modality in batch.modalities}
 
-    def _fuse(self, batch: PackedBatch, visible: Visible | None) -> dict[Modality, tuple[Tokens, Tensor]]:
-        """For each modality the fused tokens and the rows of the batch they stand for."""
+    def _fuse(
+        self, batch: PackedBatch, visible: Visible | None
+    ) -> tuple[dict[Modality, tuple[Tokens, Tensor]], Tensor | None]:
+        """For each modality the fused tokens and the rows of the batch they stand for; and the global ones, (B, D)."""
         chosen: dict[Modality, tuple[Tokens, Tensor]] = {}
         parts = []
         for modality in batch.modalities:
             whole = batch.tokens[modality]
             everything = torch.ones(len(whole.position_T), dtype=torch.bool)
             tokens, row_V = select(whole, everything if visible is None else visible[modality])
-            projected_VD = self.projections[modality](self.standardiser(modality, tokens.features_TD))
-            position_VD = sincos(tokens.position_T, self.config.width)
-            parts.append(projected_VD + position_VD + self.embeddings[modality])
+            # In float32 also under autocast, whatever is added: layers add to it, and bfloat16 would not keep the sum.
+            token_VD: Tensor = self.projections[modality](self.standardiser(modality, tokens.features_TD)).float()
+            if self.config.positions == "sincos":
+                token_VD = token_VD + sincos(tokens.position_T, self.config.width)
+            if modality in self.embeddings:
+                token_VD = token_VD + self.embeddings[modality]
+            parts.append(token_VD)
             chosen[modality] = (tokens, row_V)
-        joint = join([tokens.offsets for tokens, _ in chosen.values()], parts[0].device)
-        fused_parts = joint.take_apart(self.encoder(joint.lay(parts), joint.offsets))
-        return {
+        offsets = [tokens.offsets for tokens, _ in chosen.values()]
+        if self.global_token is not None:
+            parts.append(self.global_token.expand(batch.num_proteins, -1))
+            offsets.append(torch.arange(batch.num_proteins + 1))
+        joint = join(offsets, parts[0].device)
+        fused_parts = list(joint.take_apart(self.encoder(joint.lay(parts), joint.offsets)))
+        global_BD = fused_parts.pop() if self.global_token is not None else None
+        fused = {
             modality: (Tokens(fused_VD, tokens.offsets, tokens.position_T), row_V)
             for (modality, (tokens, row_V)), fused_VD in zip(chosen.items(), fused_parts, strict=True)
         }
+        return fused, global_BD
 
-    def _place(self, modality: Modality, tokens: Tokens) -> Tensor:
-        """What a decoder is told about a token besides its content: where it is, and of which modality."""
-        placed_TW: Tensor = sincos(tokens.position_T, self.config.decoder_width) + self.decoder_embeddings[modality]
-        return placed_TW
+    def _without_content(self, modality: Modality, tokens: Tokens, visible_V: Tensor | None = None) -> Tensor:
+        """What a decoder is told about tokens besides the content of those in the rows `visible_V` (None: of none).
+
+        Where each is, and of which modality; and at hidden ones the learned vector that stands for a content.
+        """
+        width = self.config.decoder_width
+        if self.config.decoder_positions:
+            base_TW = sincos(tokens.position_T, width)
+        else:
+            base_TW = tokens.features_TD.new_zeros(len(tokens.position_T), width, dtype=torch.float32)
+        if modality in self.decoder_embeddings:
+            base_TW = base_TW + self.decoder_embeddings[modality]
+        if modality in self.hidden_tokens:
+            hidden_T1 = base_TW.new_ones(len(base_TW), 1)
+            if visible_V is not None:
+                hidden_T1 = hidden_T1.index_fill(0, visible_V, 0)
+            base_TW = base_TW + hidden_T1 * self.hidden_tokens[modality]
+        return base_TW
 
     def _decode(self, target: Modality, batch: PackedBatch, inputs: Mapping[Modality, Tensor]) -> Tensor:
         """Rebuild one modality from its decoder's sources.
 
         Rows are read off at the target's own tokens if the decoder sees them, else (structure) at the residues of
-        the sequence, else at queries: zeros with position and modality, one per token, put after the sources.
+        the sequence, else at queries: hidden tokens of the target, all of them, put after the sources.
         """
         parts = {source: inputs[source] for source in self.sources[target] if source in inputs}
         if target in parts:
@@ -173,7 +219,7 @@ class AMMA(nn.Module):
             read_at = SEQ
         else:
             read_at = target
-            parts[target] = self._place(target, batch.tokens[target])
+            parts[target] = self._without_content(target, batch.tokens[target])
         joint = join(
             [batch.tokens[part].offsets for part in parts],
             batch.tokens[target].features_TD.device,
@@ -184,13 +230,13 @@ class AMMA(nn.Module):
         return rebuilt_TF
 
 
-def _embedding(width: int) -> nn.Parameter:
+def _vector(width: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(width) * 0.02)
 
 
 def count_parameters(config: ModelConfig, widths: Mapping[Modality, int]) -> int:
-    """Parameters of a model, without its modality embeddings; no memory is taken for it."""
+    """Parameters of a model, without its modality embeddings and tokens; no memory is taken for it."""
     with torch.device("meta"):
         model = AMMA(config, widths)
-    embeddings = {id(p) for group in (model.embeddings, model.decoder_embeddings) for p in group.parameters()}
-    return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    uncounted = {id(parameter) for parameter in model.uncounted_parameters()}
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in uncounted)

@@ -101,10 +101,14 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class Fused:
-    """What the fusion encoder gives: its output at the visible tokens, sorted back into modalities."""
+    """What the fusion encoder gives: its output at the visible tokens, sorted back into modalities.
+
+    `global_BD` is its output at each protein's global token; None if the model has no such token.
+    """
 
     ids: tuple[str, ...]
     tokens: dict[Modality, Tokens]
+    global_BD: Float[Tensor, "B D"] | None = None
 
 
 def pack(

@@ -20,7 +20,8 @@ Family = Literal["asymmetric", "symmetric", "no-auxiliary"]
 class ModelConfig(Settings):
     """The size of a model and what its decoders see; the widths of the features come from the store.
 
-    The paper gives D = 512, 8 fusion layers, decoders of 2 layers and 111M parameters, and is silent on the rest.
+    The paper gives D = 512, 8 fusion layers, decoders of 2 layers and 111M parameters, and is silent on the rest;
+    docs/choices.md says what is open.
     """
 
     family: Family = "asymmetric"
@@ -33,6 +34,20 @@ class ModelConfig(Settings):
     decoder_ffn: Positive = 4096
     num_decoder_layers: Positive = 2
     num_decoder_heads: Positive = 8
+    projection_hidden: Positive | None = None
+    """Hidden width of the projections' two fully connected layers; None for D."""
+    positions: Literal["sincos", "none"] = "sincos"
+    """What the fusion encoder is told about a token's place."""
+    modality_vectors: bool = True
+    """A learned vector for each modality on its tokens, in the encoder and in the decoders."""
+    decoder_positions: bool = True
+    """Positions and modality vectors are added again before each decoder; without them, all hidden tokens of a modality
+    are the same to it (the paper's letter)."""
+    hidden_tokens: Literal["zeros", "learned"] = "zeros"
+    """What stands for the content of a hidden token, and of a query, before each decoder: zeros (the paper), or one
+    learned vector for each modality (the mask token of He et al. 2022)."""
+    global_token: bool = False
+    """A learned token that every protein has in the fusion encoder, always visible; decoders do not see it."""
 
     @model_validator(mode="after")
     def _heads_divide_widths(self) -> "ModelConfig":
@@ -60,6 +75,10 @@ class MaskConfig(Settings):
     """At most this share of a protein's tokens, and of each of its modalities, is visible."""
     modality_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability that one modality of a protein is hidden whole (never its only one)."""
+    rounding: Literal["largest-remainder", "multinomial"] = "largest-remainder"
+    """How the Dirichlet's λ becomes whole numbers: as near to λM as can be, or M draws from λ."""
+    shortfall: Literal["redistribute", "drop"] = "redistribute"
+    """What becomes of tokens that a modality cannot show: the others show them in proportion to λ, or they are lost."""
 
 
 class ObjectiveConfig(Settings):

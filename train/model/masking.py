@@ -34,9 +34,10 @@ def generator_for(seed: int, *counters: int) -> np.random.Generator:
 def draw_counts(rng: np.random.Generator, lengths: Mapping[Modality, int], config: MaskConfig) -> dict[Modality, int]:
     """How many tokens of each modality of one protein are visible.
 
-    The target, min(M, ⌊f · all tokens⌋), is shared by λ with largest-remainder rounding. No modality shows more than
-    ⌊f · its tokens⌋; what it cannot take goes to the others in proportion to λ, until all is placed or all are full.
-    A modality of length 0 is absent: it has no part in the Dirichlet, and 0 visible tokens.
+    No modality shows more than ⌊f · its tokens⌋. With shortfall `redistribute`, min(M, ⌊f · all tokens⌋) tokens are
+    shared by λ; what a modality cannot take goes to the others in proportion to λ, until all is placed or all are full.
+    With `drop`, M tokens are shared by λ, and what a modality cannot take is lost. Either way a modality of length 0 is
+    absent: it has no part in the Dirichlet, and 0 visible tokens; nor has one that is dropped whole.
     """
     counts = dict.fromkeys(lengths, 0)
     present = [modality for modality in MODALITIES if lengths.get(modality, 0) > 0]
@@ -49,23 +50,32 @@ def draw_counts(rng: np.random.Generator, lengths: Mapping[Modality, int], confi
         del share[present[dropped]]
     fraction = config.max_visible_fraction
     room = {modality: math.floor(fraction * lengths[modality]) for modality in share}
+    if config.shortfall == "drop":
+        wanted = _whole_numbers(rng, list(share.values()), config.visible_tokens, config)
+        return counts | {m: min(number, room[m]) for m, number in zip(share, wanted, strict=True)}
     left = min(config.visible_tokens, math.floor(fraction * sum(lengths[modality] for modality in present)))
     while left and (open_ := [modality for modality in share if room[modality]]):
-        for modality, wanted in zip(open_, _largest_remainder([share[m] for m in open_], left), strict=True):
-            taken = min(wanted, room[modality])
+        wanted = _whole_numbers(rng, [share[m] for m in open_], left, config)
+        for modality, number in zip(open_, wanted, strict=True):
+            taken = min(number, room[modality])
             counts[modality] += taken
             room[modality] -= taken
             left -= taken
     return counts
 
 
-def _largest_remainder(weights: Sequence[float], total: int) -> list[int]:
-    """Whole numbers in proportion to `weights` that sum to `total`; the largest fractions are rounded up."""
+def _whole_numbers(rng: np.random.Generator, weights: Sequence[float], total: int, config: MaskConfig) -> list[int]:
+    """Whole numbers in proportion to `weights` that sum to `total`, by the rounding that is asked for."""
     whole = sum(weights)
     if whole == 0.0:  # a very small α underflows
         weights, whole = [1.0] * len(weights), float(len(weights))
-    exact = [weight / whole * total for weight in weights]
+    share = [weight / whole for weight in weights]
+    if config.rounding == "multinomial":
+        drawn: list[int] = rng.multinomial(total, share).tolist()
+        return drawn
+    exact = [part * total for part in share]
     counts = [math.floor(value) for value in exact]
+    # The largest remainders are rounded up.
     by_fraction = sorted(range(len(exact)), key=lambda index: counts[index] - exact[index])
     for index in by_fraction[: total - sum(counts)]:
         counts[index] += 1

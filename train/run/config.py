@@ -74,16 +74,16 @@ class RunConfig(Settings):
 
     @classmethod
     def from_preset(
-        cls, preset: str, *, mask: Mapping[str, Any], values: Mapping[str, Any], family: str = "asymmetric"
+        cls, preset: str, *, model: Mapping[str, Any], mask: Mapping[str, Any], values: Mapping[str, Any]
     ) -> "RunConfig":
-        """The preset's model in the named family and its mask with what `mask` changes; all other values as given.
+        """The preset's model and mask with what `model` and `mask` change; all other values as given.
 
         Raises `UsageError` for an unknown preset, `ConfigError` listing every value out of range.
         """
         chosen = find_preset(preset)
         described = {
             **values,
-            "model": {**chosen.model.model_dump(), "family": family},
+            "model": {**chosen.model.model_dump(), **model},
             "mask": {**chosen.mask.model_dump(), **mask},
         }
         return cls.parse(described, source="the run's configuration")

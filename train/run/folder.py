@@ -62,7 +62,9 @@ class RunFolder:
         resolved = config.model_dump(mode="json")
         existing = read_run(self.path)
         if existing is not None:
-            before = {**existing["config"], "inputs": existing["inputs"]}
+            # Settings that a run of an earlier version could not have are what they are by default.
+            before = RunConfig.parse(existing["config"], source=str(self.path / CONFIG)).model_dump(mode="json")
+            before["inputs"] = existing["inputs"]
             check_same_run(before, {**resolved, "inputs": inputs}, where=self.path)
         write_json_atomically(
             self.path / CONFIG,

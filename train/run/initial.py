@@ -60,8 +60,8 @@ def _refuse_what_does_not_fit(loaded: LoadedModel, config: RunConfig, training_s
     ]
     if different:
         raise CheckpointError(
-            f"--init-from {loaded.path}: another model: {'; '.join(different)}. Give its --preset and --family, or "
-            "begin without it."
+            f"--init-from {loaded.path}: another model: {'; '.join(different)}. Give its --preset, --family and "
+            "other options of the model, or begin without it."
         )
     fields = differences(loaded.store_fingerprint, corpus.fingerprint)
     if fields:
