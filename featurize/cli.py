@@ -6,6 +6,33 @@ from typing import Annotated, Any
 
 import typer
 
+from amma.featurize.options import (
+    Descriptions,
+    Device,
+    EncoderPrecision,
+    FuncEncoder,
+    Layer,
+    LongProteins,
+    MaxResidues,
+    Precision,
+    PresetName,
+    SeqEncoder,
+    ShardRows,
+    Source,
+    StorageSeed,
+    StoredDtype,
+    StrBackend,
+    StrEncoder,
+    Structures,
+    TextFields,
+    TextSpecialTokens,
+    Threads,
+    TokenBudget,
+    Weights,
+    chosen_encoders,
+    chosen_settings,
+)
+from amma.featurize.weights_command import weights as weights_command
 from amma.manifests.console import (
     AsJson,
     Debug,
@@ -22,36 +49,6 @@ from amma.manifests.console import (
 app = new_app("Run the frozen encoders once, into a sealed feature store that training reads.")
 
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a feature store.")]
-
-
-class Precision(StrEnum):
-    """What encoders compute in."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-class Long(StrEnum):
-    """What becomes of proteins with more residues than the sequence encoder takes."""
-
-    TRUNCATE = "truncate"
-    SKIP = "skip"
-
-
-class Backend(StrEnum):
-    """Whose GearNet computes."""
-
-    AMMA = "amma"
-    TORCHDRUG = "torchdrug"
-
-
-class SpecialTokens(StrEnum):
-    """Whether special tokens are rows of a text."""
-
-    DROP = "drop"
-    KEEP = "keep"
 
 
 class ExportFormat(StrEnum):
@@ -76,63 +73,30 @@ class Pool(StrEnum):
     MEAN = "mean"
 
 
-class Dtype(StrEnum):
-    """What features are stored as."""
-
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-
-
 @app.command()
 def run(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT", help="A manifest (.parquet), a FASTA file, or a folder of PDB/mmCIF files."),
-    ],
+    source: Source,
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder to begin, or to go on with.")],
-    preset: Annotated[str, typer.Option(help="Encoders: paper (published weights), or tiny (random weights).")],
-    weights: Annotated[Path | None, typer.Option(help="Folder with the weights of the paper's encoders.")] = None,
-    structures: Annotated[Path | None, typer.Option(help="With FASTA: folder of PDB/mmCIF files.")] = None,
-    descriptions: Annotated[Path | None, typer.Option(help="With FASTA or PDB: ProtDescribe table (TSV).")] = None,
-    seq_encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another sequence encoder: a name, Hugging Face id or folder.")
-    ] = None,
-    str_encoder: Annotated[str | None, typer.Option(metavar="NAME", help="Another structure encoder.")] = None,
-    func_encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another text encoder: a name, Hugging Face id or folder.")
-    ] = None,
-    layer: Annotated[
-        int | None, typer.Option(help="Layer of the sequence encoder that is stored. [default: its last]")
-    ] = None,
-    max_residues: Annotated[
-        int | None, typer.Option(min=1, help="Residues of a protein that are encoded. [default: the encoder's limit]")
-    ] = None,
-    long: Annotated[
-        Long | None, typer.Option(help="Of longer proteins, keep the first residues or nothing. [default: truncate]")
-    ] = None,
-    str_backend: Annotated[
-        Backend | None, typer.Option(help="Whose GearNet computes; torchdrug needs `make torchdrug`. [default: amma]")
-    ] = None,
-    text_fields: Annotated[
-        str | None,
-        typer.Option(metavar="FIELDS", help="Fields to encode. [default: name,function,location,similarity]"),
-    ] = None,
-    special_tokens: Annotated[
-        SpecialTokens | None, typer.Option(help="Whether [CLS] and [SEP] are rows of a text. [default: drop]")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[
-        Precision, typer.Option(help="What encoders compute in; auto: bf16 on a GPU that has it, else fp32.")
-    ] = Precision.AUTO,
-    dtype: Annotated[Dtype | None, typer.Option(help="What features are stored as. [default: float16]")] = None,
-    shard_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a shard. [default: 16384]")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the order of storage. [default: 0]")] = None,
-    token_budget: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens in an encode batch. [default: 8192]")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the encoders. [default: the processors there are]")
-    ] = None,
+    preset: PresetName,
+    weights: Weights = None,
+    structures: Structures = None,
+    descriptions: Descriptions = None,
+    seq_encoder: SeqEncoder = None,
+    str_encoder: StrEncoder = None,
+    func_encoder: FuncEncoder = None,
+    layer: Layer = None,
+    max_residues: MaxResidues = None,
+    long: LongProteins = None,
+    str_backend: StrBackend = None,
+    text_fields: TextFields = None,
+    special_tokens: TextSpecialTokens = None,
+    device: Device = "auto",
+    precision: EncoderPrecision = Precision.AUTO,
+    dtype: StoredDtype = None,
+    shard_rows: ShardRows = None,
+    seed: StorageSeed = None,
+    token_budget: TokenBudget = None,
+    threads: Threads = None,
     dry_run: DryRun = False,
     strict: Strict = False,
     debug: Debug = False,
@@ -143,42 +107,28 @@ def run(
     the settings it was begun with, so they need not be repeated. FASTA and PDB are built into a manifest first, which
     lies beside STORE.
     """
-    from amma.featurize.encoders.choice import EncoderChoice
-    from amma.featurize.encoders.presets import build_encoders
-    from amma.featurize.run import featurize, preview_run, recorded_precision
+    from amma.featurize.run import featurize, preview_run
     from amma.featurize.source import opened_manifest
     from amma.featurize.store.disk import human
-    from amma.featurize.store.settings import StoreSettings
 
-    chosen: dict[str, Any] = {
-        "dtype": dtype,
-        "shard_rows": shard_rows,
-        "seed": seed,
-        "token_budget": token_budget,
-        "threads": threads,
-    }
-    given = {name: value for name, value in chosen.items() if value is not None}
-    settings = StoreSettings.parse(given, source="the options")
-    choice = EncoderChoice.parse(
-        {
-            "seq_encoder": seq_encoder,
-            "str_encoder": str_encoder,
-            "func_encoder": func_encoder,
-            "layer": layer,
-            "max_residues": max_residues,
-            "long": long,
-            "str_backend": str_backend,
-            "text_fields": None if text_fields is None else tuple(text_fields.split(",")),
-            "special_tokens": special_tokens,
-        },
-        source="the options",
+    settings = chosen_settings(
+        dtype=dtype, shard_rows=shard_rows, seed=seed, token_budget=token_budget, threads=threads
     )
-    encoders = build_encoders(
-        preset,
+    encoders = chosen_encoders(
+        store,
+        preset=preset,
         weights=weights,
         device=device,
-        precision=recorded_precision(store) or precision if precision is Precision.AUTO else precision,
-        replaced=choice.specs(preset),
+        precision=precision,
+        text_fields=text_fields,
+        seq_encoder=seq_encoder,
+        str_encoder=str_encoder,
+        func_encoder=func_encoder,
+        layer=layer,
+        max_residues=max_residues,
+        long=long,
+        str_backend=str_backend,
+        special_tokens=special_tokens,
     )
     with opened_manifest(source, store, structures=structures, descriptions=descriptions, dry_run=dry_run) as opened:
         manifest, num_unusable = opened
@@ -281,6 +231,9 @@ def _show(result: Any, *, as_json: bool) -> None:
 
 def _kinds(kinds: dict[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+app.command("weights")(weights_command)
 
 
 def main() -> None:
