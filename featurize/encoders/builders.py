@@ -3,14 +3,15 @@
 One `registry.Builder` for each kind of encoder; the encoder's library is imported inside.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
+from amma.featurize.encoders.pins import trusted_weights
 from amma.featurize.encoders.protocol import Encoder
 from amma.featurize.encoders.registry import EncoderSpec, Place
-from amma.featurize.encoders.weights import find_weights
 from amma.manifests.known_weights import known_weights
 from amma.manifests.settings import Settings
 
@@ -85,13 +86,14 @@ def published_esm(spec: EncoderSpec, place: Place) -> Encoder:
     from amma.featurize.encoders.esm import EsmEncoder
 
     options = _options(EsmOptions, spec)
-    return EsmEncoder.from_file(
-        _file(options.file, spec, place),
-        name=spec.name,
-        layer=options.layer,
-        max_residues=options.max_residues,
-        device=place.device,
-    )
+    with _file(options.file, spec, place) as path:
+        return EsmEncoder.from_file(
+            path,
+            name=spec.name,
+            layer=options.layer,
+            max_residues=options.max_residues,
+            device=place.device,
+        )
 
 
 def random_esm(spec: EncoderSpec, place: Place) -> Encoder:
@@ -105,8 +107,8 @@ def published_gearnet(spec: EncoderSpec, place: Place) -> Encoder:
     """GearNet-Edge with its published weights."""
     from amma.featurize.encoders.gearnet_encoder import GearNetEncoder
 
-    path = _file(_options(FileOptions, spec).file, spec, place)
-    return GearNetEncoder.from_file(path, max_residues=place.max_residues, device=place.device)
+    with _file(_options(FileOptions, spec).file, spec, place) as path:
+        return GearNetEncoder.from_file(path, max_residues=place.max_residues, device=place.device)
 
 
 def random_gearnet(spec: EncoderSpec, place: Place) -> Encoder:
@@ -122,28 +124,24 @@ def published_text(spec: EncoderSpec, place: Place) -> Encoder:
     from amma.featurize.encoders.text import TextEncoder
 
     options = _options(PublishedTextOptions, spec)
-    return TextEncoder.from_folder(
-        _file(options.file, spec, place),
-        name=spec.name,
-        **options.model_dump(exclude={"file"}),
-        device=place.device,
-        precision=place.precision,
-    )
+    with _file(options.file, spec, place) as folder:
+        return TextEncoder.from_folder(
+            folder,
+            name=spec.name,
+            **options.model_dump(exclude={"file"}),
+            device=place.device,
+            precision=place.precision,
+        )
 
 
 def huggingface_text(spec: EncoderSpec, place: Place) -> Encoder:
     """Any BERT-style text encoder, by folder or by Hugging Face id."""
-    from amma.featurize.encoders.huggingface import find_folder
+    from amma.featurize.encoders.huggingface import HuggingFaceModel
     from amma.featurize.encoders.text import TextEncoder
 
     options = _options(HuggingFaceTextOptions, spec)
-    return TextEncoder.from_folder(
-        find_folder(options.model),
-        name=options.model,
-        **options.model_dump(exclude={"model"}),
-        device=place.device,
-        precision=place.precision,
-    )
+    model = HuggingFaceModel.find(options.model, device=place.device, precision=place.precision)
+    return TextEncoder(model, **options.model_dump(exclude={"model"}))
 
 
 def random_text(spec: EncoderSpec, place: Place) -> Encoder:
@@ -158,5 +156,6 @@ def _options(kind: type[Options], spec: EncoderSpec) -> Options:
     return kind.parse(spec.options, source=f"options of encoder {spec.name}")
 
 
-def _file(chosen: Path | None, spec: EncoderSpec, place: Place) -> Path:
-    return chosen or find_weights(known_weights()[spec.name], place.weights)
+def _file(chosen: Path | None, spec: EncoderSpec, place: Place) -> AbstractContextManager[Path]:
+    """A file of the user's own is what it is; a published one must be what it was before."""
+    return nullcontext(chosen) if chosen else trusted_weights(known_weights()[spec.name], place.weights)

@@ -96,6 +96,20 @@ class HuggingFaceModel:
             parameter.data = parameter.data.to(self._dtype)
 
     @classmethod
+    def find(cls, model: str, *, device: str = "cpu", precision: str = "fp32") -> "HuggingFaceModel":
+        """Load the folder `model`, or the repository of this id from the Hugging Face cache; nothing is downloaded.
+
+        Raises as `from_folder`, and `WeightsError` that says where to get it if it is neither.
+        """
+        folder = Path(model) if Path(model).is_dir() else find_in_huggingface_cache(model)
+        if folder is None:
+            raise WeightsError(
+                f"{model}: neither a folder nor a repository in the Hugging Face cache. Get it from "
+                f"https://huggingface.co/{model} (`hf download {model}`), or give the folder that it is in."
+            )
+        return cls.from_folder(folder, name=model, device=device, precision=precision)
+
+    @classmethod
     def from_folder(
         cls, folder: Path, *, name: str | None = None, device: str = "cpu", precision: str = "fp32"
     ) -> "HuggingFaceModel":
@@ -178,20 +192,6 @@ class HuggingFaceModel:
         """Hidden states after the last layer; `real_BT` is False at padding."""
         hidden_BTD: Tensor = self._model(input_ids=tokens_BT, attention_mask=real_BT.long()).last_hidden_state
         return hidden_BTD
-
-
-def find_folder(model: str) -> Path:
-    """The folder that `model` is, or that of a repository of this id in the Hugging Face cache.
-
-    Raises `WeightsError` that says where to get it; nothing is downloaded.
-    """
-    folder = Path(model) if Path(model).is_dir() else find_in_huggingface_cache(model)
-    if folder is None:
-        raise WeightsError(
-            f"{model}: neither a folder nor a repository in the Hugging Face cache. Get it from "
-            f"https://huggingface.co/{model} (`hf download {model}`), or give the folder that it is in."
-        )
-    return folder
 
 
 def _most_tokens(model: nn.Module, name: str) -> int:

@@ -25,6 +25,7 @@ ENCODERS: dict[str, str] = {
     "esm2_t36_3B": "amma.featurize.encoders.builders:published_esm",
     "esm2_t48_15B": "amma.featurize.encoders.builders:published_esm",
     "random-esm": "amma.featurize.encoders.builders:random_esm",
+    "huggingface-seq": "amma.featurize.encoders.huggingface_sequence:build",
     "gearnet-edge": "amma.featurize.encoders.builders:published_gearnet",
     "random-gearnet-edge": "amma.featurize.encoders.builders:random_gearnet",
     "pubmedbert": "amma.featurize.encoders.builders:published_text",
