@@ -142,7 +142,7 @@ ValidationFraction = Annotated[
     typer.Option(help="Share of the proteins set aside by sequence cluster; 0: the best checkpoint is the latest."),
 ]
 ClustersFile = Annotated[
-    Path | None, typer.Option(metavar="TSV", help="Two columns, id and cluster; else clusters by shared 5-mers.")
+    Path | None, typer.Option(metavar="TSV", help="Two columns, id and cluster; else MMseqs2's, else by shared 5-mers.")
 ]
 MixingName = Annotated[
     Mixing, typer.Option(help="interleave: one stream a step; sum: all streams each step, losses added (Eq. 12).")

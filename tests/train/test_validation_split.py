@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from amma.manifests.errors import InputError
+from amma.train.data import validation_split
+from amma.train.data.mmseqs import Mmseqs
 from amma.train.data.sequence_hash import sequence_hashes
-from amma.train.data.validation_split import Clusters, choose_validation, kmer_clusters, read_clusters
+from amma.train.data.validation_split import Clusters, choose_validation, find_clusters, kmer_clusters, read_clusters
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
@@ -39,6 +41,46 @@ def test_clusters_do_not_depend_on_the_order_of_the_proteins() -> None:
 def test_sequences_too_short_for_a_kmer_join_only_their_equals() -> None:
     assert kmer_clusters(["MK", "MK", "MKV", ""]).number.tolist()[:2] == [1, 1]
     assert len(set(kmer_clusters(["MK", "MK", "MKV", ""]).number.tolist())) == 3
+
+
+class OneCluster:
+    """Stands for MMseqs2."""
+
+    version = "1"
+
+    def cluster(self, sequences: list[str], *, identity: float, threads: int | None) -> np.ndarray:
+        return np.zeros(len(sequences), dtype=np.int64)
+
+
+def test_mmseqs_is_used_where_it_is_installed_and_its_version_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = family(random.Random(0), 3, 0.0)
+    told: list[int] = []
+    alone = find_clusters(sequences, advance=told.append)
+    assert (alone.origin, len(set(alone.number.tolist())), sum(told)) == ("shared 5-mers", 3, 3)
+    monkeypatch.setattr(validation_split, "find_mmseqs", OneCluster)
+    together = find_clusters(sequences, advance=told.append)
+    assert (together.origin, set(together.number.tolist()), sum(told)) == ("MMseqs2 1 at 30% identity", {0}, 6)
+    assert np.array_equal(find_clusters(sequences, like="shared 5-mers").number, alone.number)
+
+
+def test_clusters_that_cannot_be_made_again_the_same_way_are_an_error() -> None:
+    with pytest.raises(InputError, match="made by MMseqs2 14 at 30% identity, which is not to be had here"):
+        find_clusters(["MKV"], like="MMseqs2 14 at 30% identity")
+
+
+def test_mmseqs_joins_relatives_that_shared_kmers_miss(
+    installed_mmseqs: Mmseqs | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if installed_mmseqs is None:
+        pytest.skip("MMseqs2 is not installed")
+    rng = random.Random(2)
+    sequences = [sequence for _ in range(5) for sequence in family(rng, 2, 0.64)]  # about 45 % of residues are equal
+    assert len(set(find_clusters(sequences).number.tolist())) > 5
+    monkeypatch.setattr(validation_split, "find_mmseqs", lambda: installed_mmseqs)
+    found = find_clusters(sequences)
+    assert found.origin == f"MMseqs2 {installed_mmseqs.version} at 30% identity"
+    assert found.number.reshape(5, 2).tolist() == [[n, n] for n in found.number[::2].tolist()]
+    assert len(set(found.number.tolist())) == 5
 
 
 def test_no_cluster_and_no_sequence_is_on_both_sides() -> None:

@@ -75,7 +75,7 @@ class Mmseqs:
     def search(self, queries: Sequence[str], targets: Sequence[str], *, threads: int | None = None) -> Hits:
         """What `easy-search` finds for each query among the targets, at its most sensitive."""
         if not queries or not targets:
-            return Hits(*np.empty((2, 0), dtype=np.int64), np.empty(0))
+            return Hits(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
         with self._workplace() as folder:
             _write_fasta(folder / "queries.fasta", queries)
             _write_fasta(folder / "targets.fasta", targets)

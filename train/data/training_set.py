@@ -17,8 +17,9 @@ from amma.train.data.corpus import Corpus
 from amma.train.data.exclusion import exclude
 from amma.train.data.seen import WITH, WITHOUT, Seen
 from amma.train.data.sequence_hash import sequence_hashes
+from amma.train.data.split_record import SplitRecord
 from amma.train.data.streams import NUMBERS, STREAMS, Draw, Mix, Portion, Stream
-from amma.train.data.validation_split import Clusters, choose_validation, kmer_clusters, read_clusters
+from amma.train.data.validation_split import choose_validation, find_clusters, read_clusters
 from amma.train.model.masking import generator_for
 from amma.train.run.config import RunConfig
 
@@ -41,6 +42,8 @@ class TrainingSet:
     """What became of every protein, for logs and reports."""
     inputs: dict[str, Any]
     """Hashes of everything that was read: equal inputs make the same run."""
+    split: SplitRecord
+    """Who is validated on, for the run to go on with."""
 
     @property
     def proteins_T(self) -> Int64[np.ndarray, " T"]:
@@ -48,10 +51,11 @@ class TrainingSet:
         return np.sort(np.concatenate([stream.proteins_N for stream in self.mix.streams]))
 
 
-def prepare_training_set(config: RunConfig) -> TrainingSet:
+def prepare_training_set(config: RunConfig, record: SplitRecord | None = None) -> TrainingSet:
     """Open the stores, leave out what is excluded, set the validation clusters aside, and form the streams.
 
-    Raises `StoreError`, `FingerprintError`, `InputError`; each says what to do.
+    `record` is the split of the run that goes on: it is taken as it is, or made again as it was made. Raises
+    `StoreError`, `FingerprintError`, `InputError`; each says what to do.
     """
     corpus = Corpus.open(config.stores)
     hashes_N = sequence_hashes(corpus.sequences())
@@ -62,7 +66,7 @@ def prepare_training_set(config: RunConfig) -> TrainingSet:
     kind_N = np.fromiter((codes.get(kind, -1) for kind in corpus.kinds()), dtype=np.int8)
     wanted = [NUMBERS[name] for name in STREAMS if config.mix.weight(name) > 0]
     candidate_N = np.isin(kind_N, wanted) & ~exclusion.excluded
-    held_out_N, origin = _hold_out(config, corpus, candidate_N, hashes_N)
+    held_out_N, origin = _hold_out(config, corpus, candidate_N, hashes_N, record)
     trained_N = candidate_N & ~held_out_N
     streams = [
         Stream(name, np.flatnonzero(trained_N & (kind_N == NUMBERS[name])), seed=config.seed) for name in STREAMS
@@ -92,6 +96,7 @@ def prepare_training_set(config: RunConfig) -> TrainingSet:
         Seen.of(hashes_N[trained_N], np.where(_has_text(kind_N[trained_N]), WITH, WITHOUT).astype(np.uint8)),
         counts,
         inputs,
+        SplitRecord(origin, tuple(corpus.ids[int(protein)] for protein in np.flatnonzero(held_out_N))),
     )
 
 
@@ -104,13 +109,18 @@ def _hold_out(
     corpus: Corpus,
     candidate_N: Bool[np.ndarray, " N"],
     hashes_N: UInt64[np.ndarray, " N"],
+    record: SplitRecord | None,
 ) -> tuple[Bool[np.ndarray, " N"], str | None]:
     """True for the validation proteins, and where the clusters came from."""
     held_out_N = np.zeros_like(candidate_N)
     candidates = np.flatnonzero(candidate_N)
+    if record is not None and record.validation is not None:
+        # Whether stores and exclusions are still those of the run is for the run's folder to say.
+        before = set(record.validation)
+        known_N = np.fromiter((name in before for name in corpus.ids), dtype=bool, count=corpus.num_proteins)
+        return known_N & candidate_N, record.origin
     if not config.validation_fraction or not len(candidates):
         return held_out_N, None
-    clusters: Clusters
     if config.clusters is not None:
         clusters = read_clusters(config.clusters, (corpus.ids[int(protein)] for protein in candidates))
     else:
@@ -118,7 +128,9 @@ def _hold_out(
             sequence for sequence, takes_part in zip(corpus.sequences(), candidate_N, strict=True) if takes_part
         ]
         with progress("clustering sequences", len(sequences), unit="proteins") as advance:
-            clusters = kmer_clusters(sequences, advance)
+            like = record.origin if record is not None else None
+            clusters = find_clusters(sequences, like=like, threads=config.threads, advance=advance)
+        say(f"validation split by clusters of {clusters.origin}")
     rng = generator_for(config.seed, SPLIT_COUNTER)
     chosen = choose_validation(clusters, hashes_N[candidates], fraction=config.validation_fraction, rng=rng)
     held_out_N[candidates[chosen]] = True

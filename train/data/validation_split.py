@@ -1,7 +1,7 @@
 """Set aside part of the proteins for validation, whole sequence clusters at a time.
 
-Clusters come from a file (`--clusters`: MMseqs2's or any other), else from the k-mer clustering below. Whatever the
-clusters say, proteins with equal sequences end on the same side.
+Clusters come from a file (`--clusters`), else from MMseqs2 where it is installed, else from the k-mer clustering below.
+Whatever the clusters say, proteins with equal sequences end on the same side.
 
 Legend: N proteins.
 """
@@ -16,11 +16,15 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
 from amma.manifests.errors import InputError
+from amma.train.data.mmseqs import find_mmseqs
 
+IDENTITY = 0.3
+"""At which MMseqs2 clusters."""
 KMER = 5
 SHARED_FRACTION = 0.03
 """Of the shorter sequence's distinct 5-mers: two sequences with half of their residues equal share about 0.5^5."""
 MINIMUM_SHARED = 3
+KMERS = f"shared {KMER}-mers"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,31 @@ def read_clusters(path: Path, ids: Iterable[str]) -> Clusters:
     return Clusters(np.frombuffer(number_N, dtype=np.int64), f"{path.name}, {len(number_N) - found} proteins not in it")
 
 
+def find_clusters(
+    sequences: Sequence[str],
+    *,
+    like: str | None = None,
+    threads: int | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Clusters:
+    """Cluster by MMseqs2 at 30 % identity if it is installed, else by `kmer_clusters`.
+
+    `like` is the origin of clusters that were made before and have to be made again: the same way, whatever is
+    installed now. Raises `InputError` if that cannot be, or if MMseqs2 fails.
+    """
+    program = None if like == KMERS else find_mmseqs()
+    if program is not None:
+        number_N = program.cluster(sequences, identity=IDENTITY, threads=threads)
+        advance(len(sequences))
+        return Clusters(number_N, f"MMseqs2 {program.version} at {IDENTITY:.0%} identity")
+    if like not in (None, KMERS):
+        raise InputError(
+            f"the run's validation split was made by {like}, which is not to be had here. Install MMseqs2, give the "
+            "file of clusters again, or begin a new run."
+        )
+    return kmer_clusters(sequences, advance)
+
+
 def kmer_clusters(sequences: Sequence[str], advance: Callable[[int], None] = lambda n: None) -> Clusters:
     """Cluster greedily by shared 5-mers, the same way whatever the order of `sequences`.
 
@@ -98,7 +127,7 @@ def kmer_clusters(sequences: Sequence[str], advance: Callable[[int], None] = lam
             cluster_of_sequence[sequence] = cluster
         number_N[row] = cluster
         advance(1)
-    return Clusters(number_N, f"shared {KMER}-mers")
+    return Clusters(number_N, KMERS)
 
 
 def choose_validation(

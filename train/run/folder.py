@@ -7,13 +7,16 @@ from typing import Any
 
 from amma.featurize.store.layout import LOCK_FILE
 from amma.featurize.store.lock import StoreLock
+from amma.manifests.console import say
 from amma.manifests.errors import InputError
 from amma.manifests.files import TEMPORARY_SUFFIX, write_json_atomically
+from amma.train.data.split_record import SplitRecord
+from amma.train.data.validation_split import KMERS
 from amma.train.run.checkpoint import Checkpoints
 from amma.train.run.config import RunConfig, check_same_run
 
-CONFIG = "config.json"
-FORMAT_VERSION = "1.0"
+CONFIG, SPLIT = "config.json", "split.json"
+FORMAT_VERSION = "1.1"
 
 
 class RunFolder:
@@ -54,7 +57,7 @@ class RunFolder:
     ) -> None:
         self._lock.__exit__(kind, error, trace)
 
-    def claim(self, config: RunConfig, inputs: dict[str, Any]) -> None:
+    def claim(self, config: RunConfig, inputs: dict[str, Any], split: SplitRecord) -> None:
         """Write the resolved settings and the hashes of the inputs, or compare them with those that are there.
 
         Raises `ConfigError` naming every difference that a run may not have when it goes on.
@@ -66,10 +69,9 @@ class RunFolder:
             before = RunConfig.parse(existing["config"], source=str(self.path / CONFIG)).model_dump(mode="json")
             before["inputs"] = existing["inputs"]
             check_same_run(before, {**resolved, "inputs": inputs}, where=self.path)
-        write_json_atomically(
-            self.path / CONFIG,
-            {"format": "amma-run", "version": FORMAT_VERSION, "config": resolved, "inputs": inputs},
-        )
+        split.write(self.path / SPLIT)  # before the settings: what is in it counts only beside them
+        run = {"config": resolved, "inputs": inputs, "validation_clusters_from": split.origin}
+        write_json_atomically(self.path / CONFIG, {"format": "amma-run", "version": FORMAT_VERSION, **run})
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
@@ -92,6 +94,25 @@ def read_run(path: Path) -> dict[str, Any] | None:
     return run
 
 
+def read_split(path: Path) -> SplitRecord | None:
+    """The validation split of the run in `path`; None if there is no run.
+
+    Where its ids are lost, or were never kept (runs of format 1.0, which knew shared k-mers only), it says how the
+    clusters were made, so that they are made the same way again.
+    """
+    run = read_run(path)
+    if run is None:
+        return None
+    try:
+        return SplitRecord.read(path / SPLIT)
+    except InputError as error:
+        if error.code == "E_VERSION":
+            raise
+        if "validation_clusters_from" in run:
+            say(f"{error} The split is made again as it was made.")
+        return SplitRecord(run.get("validation_clusters_from", KMERS), None)
+
+
 def refuse_foreign_folder(path: Path) -> None:
     """Raise `InputError` if `path` is a file, or a folder with something in it that is not a run."""
     if path.exists() and not path.is_dir():
@@ -99,7 +120,9 @@ def refuse_foreign_folder(path: Path) -> None:
     if not path.is_dir() or read_run(path) is not None:
         return
     strangers = sorted(
-        each.name for each in path.iterdir() if each.name != LOCK_FILE and not each.name.endswith(TEMPORARY_SUFFIX)
+        each.name
+        for each in path.iterdir()
+        if each.name not in (LOCK_FILE, SPLIT) and not each.name.endswith(TEMPORARY_SUFFIX)
     )
     if strangers:
         raise InputError(

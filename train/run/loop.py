@@ -26,7 +26,7 @@ from amma.train.run.arithmetic import arithmetic, find_device, one_thread
 from amma.train.run.checkpoint import PREFIX, Snapshot
 from amma.train.run.clock import Clock
 from amma.train.run.config import RunConfig
-from amma.train.run.folder import RunFolder
+from amma.train.run.folder import RunFolder, read_split
 from amma.train.run.initial import Initial, take_over
 from amma.train.run.interruption import Interruption
 from amma.train.run.log import RunLog
@@ -64,10 +64,10 @@ def pretrain(config: RunConfig, run_dir: Path) -> Outcome:
         interruption = Interruption()
         stack.enter_context(interruption)
         threads = stack.enter_context(arithmetic(config.threads, device))
-        training_set = prepare_training_set(config)
+        training_set = prepare_training_set(config, read_split(run_dir))
         stack.callback(training_set.corpus.close)
         initial, training_set = take_over(config, training_set)
-        folder.claim(config, training_set.inputs)
+        folder.claim(config, training_set.inputs, training_set.split)
         run = Run(config, folder, training_set, device=device, threads=threads, interruption=interruption)
         return (
             run.train() if run.restore() or run.begin(initial) else Outcome(0, run.last, None, interruption.exit_code)

@@ -6,7 +6,7 @@ from typing import Any
 from amma.train.data.training_set import prepare_training_set
 from amma.train.model.amma import count_parameters
 from amma.train.run.config import RunConfig
-from amma.train.run.folder import read_run, refuse_foreign_folder
+from amma.train.run.folder import read_run, read_split, refuse_foreign_folder
 from amma.train.run.initial import take_over
 from amma.train.run.schedule import last_step
 
@@ -14,7 +14,7 @@ from amma.train.run.schedule import last_step
 def preview(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     """Proteins of each stream, steps and parameters; raises what the run itself would raise before its first step."""
     refuse_foreign_folder(run_dir)
-    training_set = prepare_training_set(config)
+    training_set = prepare_training_set(config, read_split(run_dir))
     try:
         take_over(config, training_set)
         steps = training_set.mix.steps_per_epoch
