@@ -40,13 +40,14 @@ class Readout(StrEnum):
 
     `mean` averages the outputs at all residues of the sequence, `first` takes that at residue 1 (the paper's "first
     token"), `attention` is their mean with weights that are learned with the head (a softmax over residues of a linear
-    score, equal at the start). There is no `global`: the fusion encoder has no global token to read. A protein
-    without sequence features is read at its structure's residues instead.
+    score, equal at the start); of a protein without sequence features those of its structure. `global` is the output at
+    the global token, which only a model that was pretrained with `--global-token` has.
     """
 
     MEAN = "mean"
     FIRST = "first"
     ATTENTION = "attention"
+    GLOBAL = "global"
 
 
 class Unlabelled(StrEnum):

@@ -1,4 +1,4 @@
-"""One vector a protein from the fusion encoder's outputs at its residues.
+"""One vector a protein from the fusion encoder's outputs: at its residues, or at its global token.
 
 A protein's vector does not depend on its batch mates. Sequence and structure go in, nothing is masked; a protein
 that has only one of the two goes in with that one.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from amma.evaluate.config import Readout
 from amma.evaluate.tasks import INPUTS
 from amma.featurize.store.reader import FeatureStore
+from amma.manifests.errors import UsageError
 from amma.manifests.table import Modality
 from amma.train.data.collate import collate
 from amma.train.model.amma import AMMA
@@ -43,6 +44,10 @@ class AttentionPooling(nn.Module):
 
 def read_out(fused: Fused, readout: Readout, pooling: AttentionPooling | None = None) -> Float[Tensor, "B D"]:
     """The vector of each protein of a batch, in the batch's order; differentiable. `attention` needs its `pooling`."""
+    if readout is Readout.GLOBAL:
+        if fused.global_BD is None:
+            raise ValueError("readout global needs a model with a global token")
+        return fused.global_BD
     tokens = fused.tokens[Modality.SEQ if Modality.SEQ in fused.tokens else Modality.STR]
     features_TD = tokens.features_TD
     lengths_B = tokens.offsets.diff()
@@ -59,6 +64,15 @@ def read_out(fused: Fused, readout: Readout, pooling: AttentionPooling | None = 
     return pooled_BD
 
 
+def check_readout(model: AMMA, readout: Readout) -> None:
+    """Raise `UsageError` if the model has nothing to be read out so."""
+    if readout is Readout.GLOBAL and model.global_token is None:
+        raise UsageError(
+            "--readout global: this checkpoint's model has no global token. Give another readout, or a checkpoint of "
+            "amma-train pretrain --global-token."
+        )
+
+
 def represent(
     model: AMMA,
     store: FeatureStore,
@@ -71,8 +85,9 @@ def represent(
 ) -> Float[Tensor, "B D"]:
     """The vectors of `proteins` (numbers in the store), in their order; one pass for each set of modalities.
 
-    With `frozen`, gradients reach the `pooling` and stop there.
+    With `frozen`, gradients reach the `pooling` and stop there. Raises `UsageError` if the model cannot be read so.
     """
+    check_readout(model, readout)
     groups: dict[tuple[Modality, ...], list[int]] = {}
     length = {modality: store.length(modality) for modality in INPUTS}
     for place, protein in enumerate(proteins.tolist()):

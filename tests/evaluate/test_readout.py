@@ -3,10 +3,12 @@ import pytest
 import torch
 
 from amma.evaluate.config import Readout
-from amma.evaluate.readout import AttentionPooling, read_out, represent
+from amma.evaluate.readout import AttentionPooling, check_readout, read_out, represent
 from amma.featurize.store.reader import FeatureStore
+from amma.manifests.errors import UsageError
 from amma.manifests.table import Modality
 from amma.train.data.collate import collate
+from amma.train.model.amma import AMMA
 from amma.train.model.batch import Fused, Tokens
 from amma.train.run.checkpoint import load_model
 
@@ -65,7 +67,14 @@ def test_a_protein_without_any_residue_is_refused() -> None:
         read_out(Fused(("a", "b"), {Modality.SEQ: tokens([3, 0])}), Readout.MEAN)
 
 
-@pytest.mark.parametrize("readout", list(Readout))
+def test_global_is_the_output_at_the_global_token_and_needs_one() -> None:
+    vectors = torch.randn(2, 3)
+    assert read_out(Fused(("a", "b"), {Modality.SEQ: tokens([3, 2])}, vectors), Readout.GLOBAL) is vectors
+    with pytest.raises(ValueError, match="needs a model with a global token"):
+        read_out(Fused(("a", "b"), {Modality.SEQ: tokens([3, 2])}), Readout.GLOBAL)
+
+
+@pytest.mark.parametrize("readout", [readout for readout in Readout if readout is not Readout.GLOBAL])
 def test_gradients_reach_only_what_is_read(readout: Readout) -> None:
     sequence = tokens([3, 2])
     sequence.features_TD.requires_grad_()
@@ -79,9 +88,42 @@ def test_gradients_reach_only_what_is_read(readout: Readout) -> None:
     assert pooling is None or pooling.score.weight.grad is not None
 
 
+def model_of(run, readout: Readout) -> AMMA:
+    """The trained model; for `global` with a token put in."""
+    model = load_model(run).model
+    if readout is not Readout.GLOBAL:
+        return model
+    torch.manual_seed(0)
+    with_token = AMMA(model.config.model_copy(update={"global_token": True}), model.widths)
+    assert with_token.load_state_dict(model.state_dict(), strict=False).missing_keys == ["global_token"]
+    return with_token.eval()
+
+
+def test_global_is_refused_where_the_model_has_no_global_token(planted) -> None:
+    model = model_of(planted.run, Readout.MEAN)
+    with FeatureStore(planted.store) as store, pytest.raises(UsageError, match=r"no global token.*--global-token"):
+        represent(model, store, np.arange(2), Readout.GLOBAL, device="cpu")
+    check_readout(model_of(planted.run, Readout.GLOBAL), Readout.GLOBAL)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_global_token_is_tuned_through_its_readout_unless_frozen(planted, frozen: bool) -> None:
+    model = model_of(planted.run, Readout.GLOBAL)
+    with FeatureStore(planted.store) as store:
+        proteins = np.arange(store.num_proteins)
+        vectors = represent(model, store, proteins, Readout.GLOBAL, device="cpu", frozen=frozen)
+    assert vectors.unique(dim=0).shape == vectors.shape  # every protein has its own
+    assert vectors.requires_grad == (not frozen)
+    if not frozen:
+        vectors.square().sum().backward()
+        assert model.global_token is not None
+        assert model.global_token.grad is not None
+        assert model.global_token.grad.any()
+
+
 @pytest.mark.parametrize("readout", list(Readout))
 def test_a_representation_is_the_same_alone_and_among_many_and_in_any_order(planted, readout: Readout) -> None:
-    model = load_model(planted.run).model
+    model = model_of(planted.run, readout)
     pooling = random_pooling(model.config.width, readout)
     with FeatureStore(planted.store) as store, torch.no_grad():
         everyone = np.random.default_rng(0).permutation(store.num_proteins)
