@@ -1,4 +1,4 @@
-"""The table of published encoder weights (`weights.toml`): file name, official address, licence."""
+"""The table of published encoder weights (`weights.toml`): file name, official address, licence, architecture."""
 
 import tomllib
 from functools import lru_cache
@@ -15,10 +15,14 @@ class KnownWeights(Settings):
     """Its name in a weights folder: a file, or a folder for a Hugging Face repository."""
     address: str
     licence: str
+    architecture: dict[str, str | int]
+    """What the file must hold: the family, and sizes of that family (`layers`, `width`, …)."""
     size: int | None = None
     sha256: str | None = None
     huggingface: str | None = None
-    """The repository's id, for weights that may also lie in the Hugging Face cache."""
+    """The repository's id, for weights that lie in the Hugging Face cache."""
+    revision: str | None = None
+    """The commit of that repository which is fetched; None is its newest."""
 
 
 @lru_cache(maxsize=1)

@@ -42,6 +42,12 @@ def installed_mmseqs() -> Iterator[Any]:
 
 
 @pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes of weights are remembered for one test only, and never in the cache of the person who runs it."""
+    monkeypatch.setenv("AMMA_CACHE", str(tmp_path / "amma-cache"))
+
+
+@pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connecting anywhere but to this machine fails, so that a test cannot come to depend on a download."""
     import socket

@@ -1,7 +1,8 @@
 """Find, load and fill encoder weights; every fault becomes a `WeightsError` that says what to do.
 
 Files from the internet are read as data only: `torch.load(weights_only=True)`, with no classes allowed but those an
-official format needs. Nothing here downloads.
+official format needs. Nothing here downloads (`download.py` does), and what is found need not be what was seen before
+(`pins.py`).
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,22 @@ from amma.manifests.errors import WeightsError
 from amma.manifests.files import sha256_of_file
 from amma.manifests.known_weights import KnownWeights
 
+TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+"""What belongs to a text encoder beside its weights, as far as its repository has them."""
+
+ZIP = b"PK\x03\x04"
+"""How the files of today's torch begin; older ones cannot be mapped."""
+
+
+def cache_folder() -> Path:
+    """What AMMA keeps for a user: `$AMMA_CACHE`, else `~/.cache/amma`."""
+    cache = os.environ.get("AMMA_CACHE")
+    return Path(cache) if cache else Path.home() / ".cache" / "amma"
+
 
 def default_folder() -> Path:
     """Where weights lie unless a folder is given: `$AMMA_CACHE/weights`, else `~/.cache/amma/weights`."""
-    cache = os.environ.get("AMMA_CACHE")
-    return (Path(cache) if cache else Path.home() / ".cache" / "amma") / "weights"
+    return cache_folder() / "weights"
 
 
 def find_weights(known: KnownWeights, folder: Path | None) -> Path:
@@ -33,31 +46,53 @@ def find_weights(known: KnownWeights, folder: Path | None) -> Path:
 
     Raises `WeightsError` if they are in neither; nothing is downloaded.
     """
+    path = look_for_weights(known, folder)
+    if path is not None:
+        return path
     searched = folder or default_folder()
-    places = [str(searched)]
-    if (searched / known.file).exists():
-        return searched / known.file
-    if known.huggingface is not None:
-        cached = find_in_huggingface_cache(known.huggingface)
-        if cached is not None:
-            return cached
-        places.append("the Hugging Face cache")
+    elsewhere = " or the Hugging Face cache" if known.huggingface is not None else ""
+    into = f" --weights {folder}" if folder else ""
     raise WeightsError(
-        f"{known.file}: weights not found in {' or '.join(places)}. "
-        f"Get them from {known.address} (licence: {known.licence}) and put them into {searched}, "
-        "or name another folder with --weights; preset 'tiny' needs none."
+        f"{known.file}: weights not found in {searched}{elsewhere}. Fetch them with "
+        f"`amma-featurize weights {known.name} --download{into}`, or get them from {known.address} "
+        f"(licence: {known.licence}) and put them into {searched}; --weights names another folder, and preset 'tiny' "
+        "needs none."
     )
 
 
-def find_in_huggingface_cache(repository: str) -> Path | None:
+def look_for_weights(known: KnownWeights, folder: Path | None) -> Path | None:
+    """As `find_weights`, but None where they are missing."""
+    here = (folder or default_folder()) / known.file
+    if here.exists():
+        return here
+    if known.huggingface is None:
+        return None
+    pinned = find_in_huggingface_cache(known.huggingface, known.revision) if known.revision else None
+    return pinned or find_in_huggingface_cache(known.huggingface)
+
+
+def find_in_huggingface_cache(repository: str, revision: str | None = None) -> Path | None:
     """The folder of a Hugging Face repository's files on this machine, or None; the network is not used."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
+        # A repository may also hold weights for other libraries: that those are not there does not matter.
+        found = snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=[TEXT_FILES[0]])
     except (HFValidationError, LocalEntryNotFoundError):
         return None
+    return Path(found)
+
+
+def sha256_of_weights(path: Path) -> str:
+    """Hex sha256 of a file; gigabytes that did not change are read once a process."""
+    now = path.stat()
+    return _sha256_of(path, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: Path, *_: int) -> str:
+    return sha256_of_file(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +112,13 @@ def load_torch_file(path: Path, *, allowed: Sequence[type] = ()) -> LoadedFile:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file.")
-    sha256 = sha256_of_file(path)
+    sha256 = sha256_of_weights(path)
+    with path.open("rb") as handle:
+        zipped = handle.read(len(ZIP)) == ZIP
     try:
         with torch.serialization.safe_globals(list(allowed)):
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            # Files may also hold what only training needs; mapped, that takes no memory.
+            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         # Torch's own message advises to trust the file; only the name of what it asked for is of use.
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -102,6 +140,14 @@ def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_
 
     Raises `WeightsError` that names the first misfits, before anything is changed.
     """
+    check_state(module, state, source=source, may_be_missing=may_be_missing)
+    module.load_state_dict(state, strict=False)
+
+
+def check_state(
+    module: nn.Module, state: dict[str, Tensor], *, source: str, may_be_missing: Sequence[str] = ()
+) -> None:
+    """Raise `WeightsError` unless the names and shapes of `state` are those of `module`, which may be a meta one."""
     expected = module.state_dict()
     faults = [f"{name} is missing" for name in expected if name not in state and name not in may_be_missing]
     faults += [f"{name} is not part of this architecture" for name in state if name not in expected]
@@ -116,7 +162,6 @@ def load_state(module: nn.Module, state: dict[str, Tensor], *, source: str, may_
             f"{source}: these are not weights of this architecture ({type(module).__name__}): {shown}{more}. "
             "Choose the encoder that these weights belong to."
         )
-    module.load_state_dict(state, strict=False)
 
 
 def fill_with_random_numbers(module: nn.Module, seed: int) -> None:
