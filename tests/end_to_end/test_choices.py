@@ -30,6 +30,9 @@ def test_every_switch_that_is_named_exists_and_takes_its_value(section: str, opt
     command = evaluate.function if section == "Evaluation" else train.pretrain
     types = get_type_hints(command)
     name = option.removeprefix("--").replace("-", "_")
+    if name.removeprefix("no_") in types and name not in types:  # the off side of a switch
+        name = name.removeprefix("no_")
+        assert types[name] is bool
     assert name in types
     if option == "--preset":
         assert value in PRESETS
