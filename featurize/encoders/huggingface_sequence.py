@@ -4,15 +4,12 @@
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from amma.featurize.encoders.huggingface import HuggingFaceModel
 from amma.featurize.encoders.protocol import Encoded, Encoder, EncoderInput
 from amma.featurize.encoders.registry import EncoderSpec, Place
-from amma.featurize.encoders.residue_tokens import ResidueTokens
-from amma.manifests.settings import Settings
+from amma.featurize.encoders.residue_tokens import ResidueLimits, ResidueTokens
 from amma.manifests.table import Modality, Protein
 
 
@@ -43,15 +40,14 @@ class HuggingFaceSequenceEncoder:
         return [Encoded(features=rows_TD[self._tokens.residues], cls=rows_TD[0]) for rows_TD in hidden]
 
 
-class Options(Settings):
-    """A folder or a Hugging Face id; fewer residues than the model's positions allow."""
+class Options(ResidueLimits):
+    """A folder or a Hugging Face id, and how much of a long sequence is read."""
 
     model: str
-    max_residues: Annotated[int, Field(ge=1)] | None = None
 
 
 def build(spec: EncoderSpec, place: Place) -> Encoder:
     """Make the encoder of its options: the `Builder` that `ENCODERS` names."""
     options = Options.parse(spec.options, source=f"options of encoder {spec.name}")
     model = HuggingFaceModel.find(options.model, device=place.device, precision=place.precision)
-    return HuggingFaceSequenceEncoder(model, ResidueTokens(model, options.max_residues))
+    return HuggingFaceSequenceEncoder(model, ResidueTokens(model, options))

@@ -7,30 +7,38 @@ Legend: L residues, T tokens (with those before and after the residues).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
+from pydantic import Field
 
 from amma.featurize.encoders.huggingface import HuggingFaceModel
 from amma.manifests.errors import ConfigError
 from amma.manifests.quarantine import RecordError
-from amma.manifests.settings import sha256_of_json
+from amma.manifests.settings import Settings, sha256_of_json
 from amma.manifests.table import Protein
 
 STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 RESIDUES = STANDARD + "XBUZO"
 
 
+class ResidueLimits(Settings):
+    """How many residues of a protein are read, None for what the model's positions allow, and what of longer ones."""
+
+    max_residues: Annotated[int, Field(ge=1)] | None = None
+    long: Literal["truncate", "skip"] = "truncate"
+
+
 class ResidueTokens:
     """One token a residue, between the special tokens that the tokenizer puts around a sequence.
 
-    Only the first `max_residues` residues are read; None is what the model's positions allow. Raises
-    `ConfigError` for a limit above that, and for a tokenizer that lacks a standard residue, joins or splits residues,
-    puts nothing before the first (so that there is no row for the protein as a whole) or has no padding token.
+    Raises `ConfigError` for a limit above what the model's positions allow, and for a tokenizer that lacks a standard
+    residue, joins or splits residues, puts nothing before the first (so that there is no row for the protein as a
+    whole) or has no padding token.
     """
 
-    def __init__(self, model: HuggingFaceModel, max_residues: int | None = None) -> None:
+    def __init__(self, model: HuggingFaceModel, limits: ResidueLimits) -> None:
         name, tokenizer = model.name, model.tokenizer
         single = {letter: tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in RESIDUES}
         self.number = {
@@ -50,9 +58,10 @@ class ResidueTokens:
         if list(tokenizer(" ".join(self.number))["input_ids"]) != self._with_ends(list(self.number.values())):
             raise ConfigError(f"{name}: its tokenizer does not read a residue as a token; choose a protein model.")
         limit = model.max_tokens - self.num_special
-        self.max_residues = limit if max_residues is None else max_residues
+        self.max_residues = limit if limits.max_residues is None else limits.max_residues
+        self._long = limits.long
         if self.max_residues > limit:
-            raise ConfigError(f"{name} reads at most {limit} residues, got max_residues {max_residues}.")
+            raise ConfigError(f"{name} reads at most {limit} residues, got max_residues {self.max_residues}.")
 
     @property
     def num_special(self) -> int:
@@ -67,17 +76,20 @@ class ResidueTokens:
     def fingerprint(self) -> dict[str, Any]:
         """What of the tokens decides the numbers."""
         table = {"residues": self.number, "before": self._before, "after": self._after}
-        return {"tokenizer_sha256": sha256_of_json(table), "long": "truncate", "max_residues": self.max_residues}
+        return {"tokenizer_sha256": sha256_of_json(table), "long": self._long, "max_residues": self.max_residues}
 
     def count(self, protein: Protein) -> int:
-        """How many residues of a protein are read."""
-        return min(len(protein.sequence), self.max_residues)
+        """How many residues of a protein are read; 0 of one that is to be skipped."""
+        length = len(protein.sequence)
+        if length <= self.max_residues:
+            return length
+        return self.max_residues if self._long == "truncate" else 0
 
     def tokens(self, protein: Protein) -> Int64[np.ndarray, " T"]:
         """The tokens of the residues that are read, with those around them.
 
-        Raises `RecordError` (`E_ALPHABET`, `E_EMPTY`) for a sequence that cannot be read residue by residue, wherever
-        in it the fault is.
+        Raises `RecordError`: `E_ALPHABET` or `E_EMPTY` for a sequence that cannot be read residue by residue, wherever
+        in it the fault is, `E_LONG` for one that is to be skipped.
         """
         if not protein.sequence:
             raise RecordError("E_EMPTY", "the sequence is empty", "remove the record or give it a sequence")
@@ -89,6 +101,12 @@ class ResidueTokens:
                     f"({''.join(self.number)})",
                     "write X for a residue of unknown kind, and remove gaps and stops",
                 )
+        if not self.count(protein):
+            raise RecordError(
+                "E_LONG",
+                f"{len(protein.sequence)} residues, more than the {self.max_residues} that are to be read",
+                "encode its first residues with --long truncate, or allow more with --max-residues",
+            )
         residues = [self.number[letter] for letter in protein.sequence[: self.max_residues]]
         return np.array(self._with_ends(residues), dtype=np.int64)
 

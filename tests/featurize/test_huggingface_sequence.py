@@ -19,7 +19,7 @@ from amma.featurize.encoders.huggingface import HuggingFaceModel
 from amma.featurize.encoders.huggingface_sequence import HuggingFaceSequenceEncoder
 from amma.featurize.encoders.protocol import Encoded, Encoder, EncoderInput
 from amma.featurize.encoders.registry import EncoderSpec, Place, build_encoder
-from amma.featurize.encoders.residue_tokens import ResidueTokens
+from amma.featurize.encoders.residue_tokens import ResidueLimits, ResidueTokens
 from amma.featurize.encoders.weights import fill_with_random_numbers
 from amma.manifests.errors import ConfigError, WeightsError
 from amma.manifests.quarantine import RecordError
@@ -146,6 +146,18 @@ def test_fewer_residues_can_be_asked_for_and_more_are_refused(folder: Path, enco
     assert short.fingerprint() == {**encoder.fingerprint(), "max_residues": 5}
     with pytest.raises(ConfigError, match=f"at most {RESIDUES} residues, got max_residues {RESIDUES + 1}"):
         build(folder, max_residues=RESIDUES + 1)
+
+
+def test_longer_proteins_can_be_skipped(folder: Path, encoder: Encoder) -> None:
+    skipping = build(folder, max_residues=5, long="skip")
+    proteins = [Protein(id="p", sequence=sequence) for sequence in ("MKTAY", "MKTAYI", "M")]
+
+    assert skipping.lengths(proteins) == [5, 0, 1]
+    assert distance(encode(skipping, "MKTAY")[0].features, encode(encoder, "MKTAY")[0].features) <= 1e-5
+    with pytest.raises(RecordError) as caught:
+        encode(skipping, "MKTAYI")
+    assert caught.value.code == "E_LONG"
+    assert skipping.fingerprint() == {**encoder.fingerprint(), "max_residues": 5, "long": "skip"}
 
 
 def test_features_do_not_depend_on_batch_mates_and_repeat_to_the_bit(folder: Path, encoder: Encoder) -> None:
@@ -290,7 +302,7 @@ def test_a_tokenizer_that_joins_residues_is_refused() -> None:
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=pieces, **names)
 
     with pytest.raises(ConfigError, match="does not read a residue as a token"):
-        ResidueTokens(model_with(tokenizer))
+        ResidueTokens(model_with(tokenizer), ResidueLimits())
 
 
 def test_a_tokenizer_that_puts_nothing_before_a_sequence_is_refused() -> None:
@@ -302,7 +314,7 @@ def test_a_tokenizer_that_puts_nothing_before_a_sequence_is_refused() -> None:
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="[UNK]", pad_token="[PAD]")
 
     with pytest.raises(ConfigError, match=r"no \[CLS\]"):
-        ResidueTokens(model_with(tokenizer))
+        ResidueTokens(model_with(tokenizer), ResidueLimits())
 
 
 def test_a_model_that_is_nowhere_is_refused_with_its_address() -> None:
