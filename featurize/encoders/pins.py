@@ -31,7 +31,7 @@ def read_pins() -> dict[str, dict[str, str]]:
     path = pins_file()
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise WeightsError(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from amma.featurize.encoders.esm import EsmEncoder
+from amma.featurize.encoders.esm_checkpoint import random_model
 
 
 @dataclass
@@ -195,10 +195,10 @@ def write_esm1b() -> Callable[..., Path]:
     """Write a checkpoint as ESM-1b was published (its names, `argparse.Namespace`), at toy size."""
 
     def write(path: Path, *, seed: int = 3, layers: int = 2, width: int = 16) -> Path:
-        encoder = EsmEncoder.random(seed=seed, architecture="esm1b", layers=layers, width=width, heads=2)
+        model = random_model(seed=seed, architecture="esm1b", layers=layers, width=width, heads=2)
         state: dict[str, Any] = {
             ("encoder." if name.startswith("lm_head") else "encoder.sentence_encoder.") + name: value.clone()
-            for name, value in encoder._model.state_dict().items()
+            for name, value in model.state_dict().items()
             if "contact_head" not in name
         }
         sizes = {"encoder_layers": layers, "encoder_embed_dim": width, "encoder_ffn_embed_dim": 4 * width}
