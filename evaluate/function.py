@@ -20,14 +20,15 @@ from amma.evaluate.bootstrap import LEVEL, draw_resamples
 from amma.evaluate.config import FunctionConfig
 from amma.evaluate.controls import ceiling, label_frequency, untrained_models
 from amma.evaluate.finetune import Bench, Start
+from amma.evaluate.identity import Search
 from amma.evaluate.kmers import nearest_neighbour_scores
+from amma.evaluate.leakage import find_leakage
 from amma.evaluate.pooled import PooledInputs
 from amma.evaluate.protocol import Outcome, SeedRun, num_epochs_at_most, run_protocol
 from amma.evaluate.results import (
     CeilingFacts,
     Inputs,
     IntervalFacts,
-    Leakage,
     Provenance,
     Report,
     SplitFacts,
@@ -42,7 +43,6 @@ from amma.manifests.errors import FingerprintError
 from amma.manifests.files import sha256_of_file
 from amma.manifests.labels import SPLITS, split_paths
 from amma.manifests.table import Modality
-from amma.train.data.sequence_hash import sequence_hashes
 from amma.train.data.validation_split import Clusters, read_clusters
 from amma.train.run.arithmetic import arithmetic
 from amma.train.run.checkpoint import LoadedModel, load_model
@@ -59,6 +59,8 @@ class Subject:
     task: Task
     clusters: Clusters
     """Of the test proteins, in their order."""
+    search: Search
+    """How relatives of the test proteins are found among what pretraining saw."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def open_subject(config: FunctionConfig) -> Subject:
         split_prefix=config.split_prefix,
         unlabelled=config.unlabelled,
     )
-    return Subject(trained, store, task, _clusters(config, store, task))
+    return Subject(trained, store, task, _clusters(config, store, task), Search.installed())
 
 
 def _clusters(config: FunctionConfig, store: FeatureStore, task: Task) -> Clusters:
@@ -108,13 +110,15 @@ def evaluate_function(config: FunctionConfig, subject: Subject, *, threads: int 
 
     Deterministic: the same numbers for the same inputs, device, number of threads and library versions.
     """
-    with arithmetic(threads, torch.device(config.device)):
-        return _evaluate(config, subject)
+    with arithmetic(threads, torch.device(config.device)) as threads_used:
+        return _evaluate(config, subject, threads_used)
 
 
-def _evaluate(config: FunctionConfig, subject: Subject) -> Evaluation:
+def _evaluate(config: FunctionConfig, subject: Subject, threads: int) -> Evaluation:
     started = time.monotonic()
     trained, store, task = subject.trained, subject.store, subject.task
+    # First what may fail for reasons outside of this program, then hours of work.
+    leakage = find_leakage(task.test, store, trained.seen, search=subject.search, threads=threads)
     device = torch.device(config.device)
     bench = Bench(store, task, config.finetune, device)
     alone = Bench(store, task, config.finetune.head_alone, device)
@@ -142,7 +146,7 @@ def _evaluate(config: FunctionConfig, subject: Subject) -> Evaluation:
         inputs=_inputs(config, subject),
         intervals=intervals,
         rows=rows,
-        leakage=_leakage(subject),
+        leakage=leakage,
         provenance=_provenance(config, trained, time.monotonic() - started),
     )
     return Evaluation(report, task, outcomes["trained"].runs)
@@ -210,18 +214,6 @@ def _split_facts(split: Split, store: FeatureStore) -> SplitFacts:
         num_without_sequence=int((store.length(Modality.SEQ)[split.rows] == 0).sum()),
         num_without_structure=int((store.length(Modality.STR)[split.rows] == 0).sum()),
         missing=split.missing,
-    )
-
-
-def _leakage(subject: Subject) -> Leakage:
-    test = subject.task.test
-    sequences = subject.store.sequences()
-    hashes = sequence_hashes(sequences[row] for row in test.rows)
-    seen = subject.trained.seen.among(hashes)
-    return Leakage(
-        num_test=len(test.ids),
-        num_seen=int(seen.sum()),
-        seen=tuple(identifier for identifier, was_seen in zip(test.ids, seen, strict=True) if was_seen),
     )
 
 

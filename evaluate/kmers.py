@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 LENGTH = 3
 LETTERS = 26
+RESIDUES = 20
 NUM_KMERS = LETTERS**LENGTH
 
 
@@ -46,10 +47,27 @@ class KmerIndex:
     def similarity(self, sequence: str) -> Float64[np.ndarray, " N"]:
         """The Jaccard index of the 3-mers of `sequence` and of each training sequence; 0 where both have none."""
         own = kmers_of(sequence)
-        holders = [self._owner[self._start[kmer] : self._start[kmer + 1]] for kmer in own]
-        shared_N = np.bincount(np.concatenate([np.empty(0, dtype=np.int64), *holders]), minlength=len(self._size_N))
+        shared_N = self._shared(own)
         jaccard_N: Float64[np.ndarray, " N"] = shared_N / np.maximum(self._size_N + len(own) - shared_N, 1)
         return jaccard_N
+
+    def likeliest(self, sequence: str, number: int) -> Int64[np.ndarray, " _"]:
+        """At most so many sequences that may be relatives, the likeliest first, of equals the earliest.
+
+        By how far the 3-mers that they share exceed what chance gives sequences of their lengths, in units of its
+        spread; none that shares no more than that.
+        """
+        own = kmers_of(sequence)
+        by_chance_N = len(own) * self._size_N / RESIDUES**LENGTH
+        excess_N = (self._shared(own) - by_chance_N) / np.sqrt(by_chance_N + 1)
+        best = np.argsort(-excess_N, kind="stable")[:number]
+        return best[excess_N[best] > 0]
+
+    def _shared(self, own: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " N"]:
+        holders = [self._owner[self._start[kmer] : self._start[kmer + 1]] for kmer in own]
+        owners = np.concatenate([np.empty(0, dtype=np.int64), *holders])
+        shared_N: Int64[np.ndarray, " N"] = np.bincount(owners, minlength=len(self._size_N))
+        return shared_N
 
 
 def nearest_neighbour_scores(

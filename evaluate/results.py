@@ -8,7 +8,7 @@ from typing import Literal
 from amma.evaluate.config import FinetuneConfig, Unlabelled
 from amma.manifests.settings import Settings
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 
 
 class Summary(Settings):
@@ -156,12 +156,55 @@ class IntervalFacts(Settings):
     clusters_sha256: str | None
 
 
+class IdentityBin(Settings):
+    """Test proteins with a seen sequence at least so near (`at_least`, from 0 to 1).
+
+    `num_with_text` of them have such a one that was seen with its text; None if that was not recorded for all of them.
+    """
+
+    at_least: float
+    num: int
+    num_with_text: int | None
+
+
+class NearestSeen(Settings):
+    """A test protein, and the nearest that pretraining saw of those at hand: its id in the store, and the identity."""
+
+    id: str
+    identity: float
+    seen: str
+
+
+class SeenByIdentity(Settings):
+    """How near the test proteins are to what pretraining saw, themselves included where they were seen.
+
+    A checkpoint keeps hashes and no sequences: compared are the `num_at_hand` of its `num_seen_sequences` that are in
+    the evaluated store. Identity is the number of equal residues in an alignment over the shorter length; `method` says
+    how alignments were found. `bins` is empty if nothing is at hand; test proteins that no alignment was found for are
+    not in `nearest`.
+    """
+
+    method: str
+    num_seen_sequences: int
+    num_at_hand: int
+    bins: tuple[IdentityBin, ...]
+    nearest: tuple[NearestSeen, ...]
+
+
 class Leakage(Settings):
-    """Test proteins whose sequence (by hash) was among those pretraining was trained on."""
+    """Test proteins whose sequence (by hash) was among those pretraining was trained on, and others that are near.
+
+    `num_seen_with_text` were seen with their text (in some protein of this sequence), `num_seen_without_text` with
+    their structure only; checkpoints of format 1.0 did not record which.
+    """
 
     num_test: int
     num_seen: int
+    num_seen_with_text: int
+    num_seen_without_text: int
+    num_seen_text_not_recorded: int
     seen: tuple[str, ...]
+    by_identity: SeenByIdentity
 
 
 class Inputs(Settings):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from amma.evaluate.config import FunctionConfig, Unlabelled
 from amma.evaluate.function import Subject
-from amma.evaluate.results import Interval, IntervalFacts, Report, Summary
+from amma.evaluate.results import Interval, IntervalFacts, Leakage, Report, Summary
 from amma.manifests.labels import SPLITS
 
 
@@ -27,6 +27,7 @@ def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
         f"{finetune.max_epochs} epochs for the trained and for the untrained model, "
         f"{len(finetune.head_alone.grid) + finetune.num_seeds - 1} of a head alone for the pooled inputs"
     )
+    lines.append(f"what pretraining saw of the test proteins: by hash, and by identity ({subject.search.method})")
     if subject.store.random_weights:
         lines.append("random encoders: these features show that the pipeline runs, not what the method can do")
     return lines
@@ -53,7 +54,7 @@ def result_lines(report: Report) -> list[str]:
         *_interval_lines(report.intervals),
         f"ceiling from labels unseen in training: Fmax {report.task.ceiling.fmax:.3f}, "
         f"AUPR {report.task.ceiling.aupr:.3f}",
-        f"test proteins whose sequence was in pretraining: {report.leakage.num_seen} of {report.leakage.num_test}",
+        *_leakage_lines(report.leakage),
     ]
     if report.inputs.random_encoders:
         lines.append("random encoders: these figures show that the pipeline runs, not what the method can do")
@@ -78,6 +79,25 @@ def _interval_lines(facts: IntervalFacts | None) -> list[str]:
         f"[{facts.level:.0%} intervals over {facts.num_resamples} resamples of the test split's "
         f"{facts.num_clusters} clusters ({facts.origin})]"
     ]
+
+
+def _leakage_lines(leakage: Leakage) -> list[str]:
+    near = leakage.by_identity
+    shares = [
+        f"{leakage.num_seen_with_text} with their text",
+        f"{leakage.num_seen_without_text} without",
+        f"{leakage.num_seen_text_not_recorded} not recorded which",
+    ]
+    kept = [share for share in shares if not share.startswith("0 ")]
+    lines = [
+        f"test proteins whose sequence was in pretraining: {leakage.num_seen} of {leakage.num_test}"
+        + (f" ({', '.join(kept)})" if kept else ""),
+    ]
+    compared = f"{near.num_at_hand} of the {near.num_seen_sequences} sequences of pretraining are in this store"
+    if not near.bins:
+        return [*lines, f"nothing is known by identity: {compared}"]
+    counts = ", ".join(f"{each.num} at >= {each.at_least:.0%}" for each in near.bins)
+    return [*lines, f"by identity to the nearest: {counts} ({near.method}; {compared})"]
 
 
 def _seeds(number: int) -> str:

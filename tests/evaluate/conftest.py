@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file as save_arrays
 
 from amma.evaluate.config import FinetuneConfig, FunctionConfig, Unlabelled
 from amma.evaluate.results import (
     CeilingFacts,
+    IdentityBin,
     Inputs,
     IntervalFacts,
     Leakage,
+    NearestSeen,
     PrCurve,
     Provenance,
     Report,
     Row,
     Run,
+    SeenByIdentity,
     SplitFacts,
     Summary,
     TaskFacts,
@@ -30,6 +32,7 @@ from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.table import Modality
+from amma.train.data.seen import WITH, WITHOUT, Seen
 from amma.train.data.sequence_hash import sequence_hashes
 from amma.train.model.amma import AMMA
 from amma.train.model.config import ModelConfig
@@ -133,7 +136,24 @@ def make_report() -> Callable[..., Report]:
                 make_row("nearest training sequence", (make_run(None, 0.41, 0.30),), ()),
                 make_row("label frequency", (make_run(None, 0.39, 0.24),), ()),
             ),
-            leakage=Leakage(num_test=215, num_seen=len(names), seen=names),
+            leakage=Leakage(
+                num_test=215,
+                num_seen=len(names),
+                num_seen_with_text=1,
+                num_seen_without_text=len(names) - 1,
+                num_seen_text_not_recorded=0,
+                seen=names,
+                by_identity=SeenByIdentity(
+                    method=task,
+                    num_seen_sequences=90_000,
+                    num_at_hand=1_234,
+                    bins=(
+                        IdentityBin(at_least=0.3, num=31, num_with_text=7),
+                        IdentityBin(at_least=0.95, num=len(names), num_with_text=None),
+                    ),
+                    nearest=tuple(NearestSeen(id=name, identity=1.0, seen=name) for name in names),
+                ),
+            ),
             provenance=Provenance(
                 finished="2026-11-21T15:00:00+00:00",
                 seconds=61.5,
@@ -254,7 +274,8 @@ def write_run(folder: Path) -> Path:
             for protein in np.flatnonzero(store.present(modality)):
                 moments.update(store.read(modality, int(protein)).features)
             model.standardiser.fit(modality, moments)
-        hashes = np.sort(sequence_hashes(store.sequences()[store.row_of(f"P{n:03d}")] for n in (0, 1, 130)))
+        sequences = store.sequences()
+        hashes = sequence_hashes(sequences[store.row_of(f"P{n:03d}")] for n in (0, 1, 130))
         state = {
             "step": 12,
             "config": {"model": PLANTED_MODEL.model_dump(mode="json")},
@@ -264,7 +285,7 @@ def write_run(folder: Path) -> Path:
         }
     run = folder / "run"
     run.mkdir()
-    save_arrays({"hashes": hashes}, run / "seen.safetensors")
+    Seen.of(hashes, np.array([WITH, WITHOUT, WITH], dtype=np.uint8)).write(run / "seen.safetensors")
     snapshot = Snapshot(state, {name: value.contiguous() for name, value in model.state_dict().items()}, {})
     Checkpoints(run).save(snapshot, seen=run / "seen.safetensors", best=True)
     return run

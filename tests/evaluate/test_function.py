@@ -82,7 +82,11 @@ def test_who_took_part_and_what_was_seen_is_reported(fusion: Evaluation) -> None
     assert task.test.num_without_structure == 4  # P133, P140, P147, P154
     assert task.ceiling.num_unseen_terms == task.ceiling.num_unseen_pairs == 1
     assert task.ceiling.fmax < 1
-    assert fusion.report.leakage.seen == ("P130",)
+    leakage = fusion.report.leakage
+    assert leakage.seen == ("P130",)
+    assert (leakage.num_seen_with_text, leakage.num_seen_without_text, leakage.num_seen_text_not_recorded) == (1, 0, 0)
+    assert (leakage.by_identity.num_seen_sequences, leakage.by_identity.num_at_hand) == (3, 3)
+    assert leakage.by_identity.bins[-1].num >= 1  # P130 itself
     assert fusion.report.inputs.random_encoders
 
 

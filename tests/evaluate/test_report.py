@@ -11,6 +11,7 @@ import pytest
 from amma.evaluate.figures import pr_figure
 from amma.evaluate.report import json_for_script, render_html
 from amma.evaluate.results import Report, Summary
+from amma.evaluate.summary import result_lines
 
 MakeReport = Callable[..., Report]
 
@@ -135,7 +136,28 @@ def test_the_page_says_what_a_reader_must_know(make_report: MakeReport) -> None:
     assert "1 term of the test split does not occur in training (2 labels of 231)" in page
     assert "of which 3 have no label" in page
     assert "The sequences of 2 of 215 test proteins" in page
+    assert "1 with their text, 1 without it. To keep them out" in page
+    assert "Test proteins 31 2 with one that was seen with its text 7 not recorded" in page
+    assert "those 1,234 of its 90,000 sequences that are in the evaluated store" in page
     assert "This is not the paper's protocol" in page
+
+
+@pytest.mark.usefixtures("plotly_is_short")
+def test_what_is_not_known_of_pretraining_is_said(make_report: MakeReport) -> None:
+    report = make_report()
+    near = report.leakage.by_identity.model_copy(update={"bins": (), "nearest": (), "num_at_hand": 0})
+    old = {"num_seen_with_text": 0, "num_seen_without_text": 0, "num_seen_text_not_recorded": 2, "by_identity": near}
+    unknown = report.model_copy(update={"leakage": report.leakage.model_copy(update=old)})
+    page = " ".join(Page(render_html(unknown)).text.split())
+    assert "whether with their text, this checkpoint did not record" in page
+    assert "None of its 90,000 sequences is in the evaluated store" in page
+    assert "at least" not in page.partition("Seen in pretraining")[2].partition("How the models were tuned")[0]
+    lines = "\n".join(result_lines(unknown))
+    assert "in pretraining: 2 of 215 (2 not recorded which)" in lines
+    assert "nothing is known by identity: 0 of the 90000 sequences of pretraining are in this store" in lines
+    assert "by identity to the nearest: 31 at >= 30%, 2 at >= 95% (ec-class; 1234 of the 90000" in "\n".join(
+        result_lines(report)
+    )
 
 
 @pytest.mark.usefixtures("plotly_is_short")

@@ -97,9 +97,12 @@ class Mmseqs:
     def _run(self, folder: Path, arguments: Sequence[str], threads: int | None) -> None:
         command = [self.path, *arguments, "--threads", str(threads or os.cpu_count() or 1)]
         # A session of its own: a signal is for us to heed, and the processes that it starts can be ended with it.
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        try:
+            process = subprocess.Popen(
+                command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        except OSError as error:
+            raise self._failed(arguments[0], b"", f"cannot be started ({error})") from error
         try:
             said, _ = process.communicate()
         except BaseException:
