@@ -58,7 +58,9 @@ class HuggingFaceModel:
     """A frozen encoder of transformers and its tokenizer.
 
     `max_tokens` counts special tokens too. Weights and all arithmetic are in `precision`, norms and residuals
-    included, as transformers runs a model of that dtype; what comes out is fp32.
+    included, as transformers runs a model of that dtype; what comes out is fp32. Against fp32, on BERT's base size
+    with random weights and real descriptions, bf16 differs by at most 0.09 of the root mean square (0.014 of it in
+    the root mean square itself).
     """
 
     def __init__(

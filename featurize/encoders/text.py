@@ -84,6 +84,8 @@ class TextEncoder:
             raise ConfigError(f"{self.name}: its tokenizer has no {', '.join(absent)}; choose a BERT-style encoder.")
         self._cls, self._sep, _, self._unknown = special.values()
         self._special = frozenset(tokenizer.all_special_ids)
+        # A published tokenizer may say "left".
+        tokenizer.truncation_side = "right"
 
     @classmethod
     def from_folder(

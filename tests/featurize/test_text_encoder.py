@@ -129,6 +129,16 @@ def test_a_field_is_cut_at_128_tokens(encoder: TextEncoder) -> None:
     assert np.array_equal(encode(encoder, long)[0].features, encode(encoder, cut)[0].features)
 
 
+def test_a_field_is_cut_at_its_end_whatever_its_tokenizers_settings_say(published: Path, tmp_path: Path) -> None:
+    folder = copy_of(published, tmp_path / "left")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true, "truncation_side": "left"}')
+    long = protein(name="kinase " + "a " * MAX_FIELD_TOKENS)
+
+    (right,), (left,) = (encode(TextEncoder.from_folder(path), long) for path in (published, folder))
+
+    assert left.features.tobytes() == right.features.tobytes()
+
+
 def test_four_full_fields_are_cut_to_512_at_the_end_of_the_last(encoder: TextEncoder) -> None:
     full = protein(**dict.fromkeys(TEXT_FIELDS, "a " * 500))
 
