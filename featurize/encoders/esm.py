@@ -1,12 +1,10 @@
-"""ESM-1b and ESM-2 residue features, by fair-esm's own classes and alphabet.
+"""ESM-1b and ESM-2 residue features: fair-esm's models and alphabet, our own forward pass over packed proteins.
 
-It does not know where weights are found, and it never lets fair-esm load or download a file: that would unpickle
-whatever the file holds.
+It does not know where weights are found.
 
-Legend: B proteins, T tokens (BOS, residues, EOS, padding), L residues, D width.
+Legend: T tokens (BOS, residues, EOS) of all proteins, one after another; L residues.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,22 +12,14 @@ from typing import Any, Literal
 import esm
 import numpy as np
 import torch
-from esm.model.esm1 import ProteinBertModel
-from esm.model.esm2 import ESM2
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Int64
 
-from amma.featurize.encoders.buckets import length_buckets
+from amma.featurize.encoders.esm_checkpoint import describe_model, random_model, read_checkpoint
+from amma.featurize.encoders.esm_packed import PackedEsm
+from amma.featurize.encoders.precision import DTYPES
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
-from amma.featurize.encoders.weights import (
-    LoadedFile,
-    fill_with_random_numbers,
-    load_state,
-    load_torch_file,
-    one_line,
-    sha256_of_state,
-)
-from amma.manifests.errors import ConfigError, WeightsError
+from amma.featurize.encoders.weights import sha256_of_state
+from amma.manifests.errors import ConfigError
 from amma.manifests.quarantine import RecordError
 from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import Modality, Protein
@@ -37,8 +27,11 @@ from amma.manifests.table import Modality, Protein
 LETTERS = "ACDEFGHIKLMNPQRSTVWYXBUZO"
 """The residues ESM was trained on. Its alphabet also has '.' and '-', which are gaps of alignments, not residues."""
 
-UNUSED_HEAD = ("contact_head.regression.weight", "contact_head.regression.bias")
-"""Contact prediction; published in a file of its own and not needed for features."""
+NUM_ENDS = 2
+"""BOS and EOS."""
+
+Long = Literal["truncate", "skip"]
+"""What becomes of a protein with more than `max_residues` residues: its first ones are read, or it is left out."""
 
 
 class EsmEncoder:
@@ -46,30 +39,33 @@ class EsmEncoder:
 
     `layer` counts from 0 (embeddings) to the number of layers; None is the last, after the final layer norm, as
     fair-esm's `representations[num_layers]`. Only the first `max_residues` residues are read: None is what the
-    architecture allows (ESM-1b: 1,022, for its learned positions; ESM-2: all). Raises `ConfigError` for a layer or a
-    limit that the architecture does not have.
+    architecture allows (ESM-1b: 1,022, for its learned positions; ESM-2: all). With `long="skip"` a longer protein has
+    no rows, and encoding it raises `RecordError` (`E_LONG`).
+
+    The model's weights are copied, rounded to `precision`; it is not needed afterwards. Raises `ConfigError` for a
+    layer or a limit that the architecture does not have, and for `long="skip"` without any limit.
     """
 
     modality = Modality.SEQ
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         name: str,
         weights_sha256: str,
         random_weights: bool = False,
         layer: int | None = None,
         max_residues: int | None = None,
+        long: Long = "truncate",
         device: str = "cpu",
+        precision: str = "fp32",
     ) -> None:
         self.name = name
         self.random_weights = random_weights
-        self.architecture = _describe(model)
+        self.architecture = describe_model(model)
         self.width = int(self.architecture["width"])
         self._weights_sha256 = weights_sha256
-        self._model = model.to(device).eval().requires_grad_(False)
-        self._device = device
         self._alphabet = esm.data.Alphabet.from_architecture("ESM-1b")
         self._index_of_byte = np.full(256, -1, dtype=np.int64)
         for letter in LETTERS:
@@ -83,6 +79,11 @@ class EsmEncoder:
         if max_residues is not None and (max_residues < 1 or (most is not None and max_residues > most)):
             raise ConfigError(f"{name} reads 1 to {most or 'any number of'} residues, got max_residues {max_residues}.")
         self.max_residues: int | None = most if max_residues is None else max_residues
+        if long == "skip" and self.max_residues is None:
+            raise ConfigError(f"{name} reads proteins of any length: say with max_residues which are too long for it.")
+        self.long = long
+        self._dtype = DTYPES[precision]
+        self._packed = PackedEsm(model, layer=self.layer, dtype=self._dtype, device=device)
 
     @classmethod
     def from_file(
@@ -92,22 +93,21 @@ class EsmEncoder:
         name: str | None = None,
         layer: int | None = None,
         max_residues: int | None = None,
+        long: Long = "truncate",
         device: str = "cpu",
+        precision: str = "fp32",
     ) -> "EsmEncoder":
         """Load a checkpoint as published by fair-esm (`.pt`); `WeightsError` if it is anything else."""
-        loaded = load_torch_file(path, allowed=[argparse.Namespace])
-        model, state = _upgrade(loaded)
-        model.to_empty(device="cpu")
-        load_state(model, state, source=str(path), may_be_missing=UNUSED_HEAD)
-        for unused in model.contact_head.parameters():
-            torch.nn.init.zeros_(unused)
+        model, sha256 = read_checkpoint(path)
         return cls(
             model,
             name=name or path.stem,
-            weights_sha256=loaded.sha256,
+            weights_sha256=sha256,
             layer=layer,
             max_residues=max_residues,
+            long=long,
             device=device,
+            precision=precision,
         )
 
     @classmethod
@@ -121,29 +121,12 @@ class EsmEncoder:
         heads: int = 4,
         layer: int | None = None,
         max_residues: int | None = None,
+        long: Long = "truncate",
         device: str = "cpu",
+        precision: str = "fp32",
     ) -> "EsmEncoder":
-        """The same classes at any size with seeded random weights; torch's random state is left alone."""
-        if width % (2 * heads):
-            raise ConfigError(f"width must be a multiple of twice the number of heads ({heads}), got {width}.")
-        alphabet = esm.data.Alphabet.from_architecture("ESM-1b")
-        with torch.random.fork_rng(devices=[]):
-            if architecture == "esm2":
-                model: nn.Module = ESM2(num_layers=layers, embed_dim=width, attention_heads=heads, alphabet=alphabet)
-            else:
-                # The switches of the published ESM-1b.
-                settings = argparse.Namespace(
-                    arch="roberta_large",
-                    layers=layers,
-                    embed_dim=width,
-                    ffn_embed_dim=4 * width,
-                    attention_heads=heads,
-                    max_positions=1024,
-                    token_dropout=True,
-                    emb_layer_norm_before=True,
-                )
-                model = ProteinBertModel(settings, alphabet)
-        fill_with_random_numbers(model, seed)
+        """The same at any size with seeded random weights; torch's random state is left alone."""
+        model = random_model(seed=seed, architecture=architecture, layers=layers, width=width, heads=heads)
         return cls(
             model,
             name=f"random-{architecture}",
@@ -151,7 +134,9 @@ class EsmEncoder:
             random_weights=True,
             layer=layer,
             max_residues=max_residues,
+            long=long,
             device=device,
+            precision=precision,
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -162,40 +147,55 @@ class EsmEncoder:
             "layer": self.layer,
             "weights_sha256": self._weights_sha256,
             "random_weights": self.random_weights,
-            "dtype": "float32",
+            "dtype": str(self._dtype).removeprefix("torch."),
             "tokenizer_sha256": sha256_of_json({"tokens": self._alphabet.all_toks, "accepted": LETTERS}),
             "special_tokens": "BOS is cls, EOS dropped",
-            "long": "truncate",
+            "long": self.long,
             "max_residues": self.max_residues,
         }
 
     def lengths(self, proteins: Sequence[Protein]) -> list[int]:
-        """Residues of each protein, at most `max_residues`."""
+        """Residues of each protein, at most `max_residues`; 0 for a longer one that is to be skipped."""
+        counts = [len(protein.sequence) for protein in proteins]
         limit = self.max_residues
-        return [len(protein.sequence) if limit is None else min(len(protein.sequence), limit) for protein in proteins]
+        if limit is None:
+            return counts
+        longer = limit if self.long == "truncate" else 0
+        return [count if count <= limit else longer for count in counts]
 
     def cost(self, rows: int) -> int:
-        """Residues with BOS and EOS."""
-        return rows + 2
+        """Residues with BOS and EOS: memory grows with them, not with their square."""
+        return rows + NUM_ENDS
 
     def check(self, protein: Protein) -> None:
-        """Raise `RecordError` (`E_ALPHABET`, `E_EMPTY`) for a sequence that cannot be read residue by residue."""
-        self._residue_tokens(protein)
+        """Raise `RecordError` (`E_ALPHABET`, `E_EMPTY`, `E_LONG`) for a sequence that has no features."""
+        self._tokens(protein)
 
     def encode(self, batch: Sequence[EncoderInput]) -> list[Encoded]:
         """Features of each protein; `RecordError` as by `check`."""
-        tokens = [self._with_ends(self._residue_tokens(item.protein)) for item in batch]
-        encoded: dict[int, Encoded] = {}
-        for group in length_buckets([len(row) for row in tokens]):
-            longest = max(len(tokens[index]) for index in group)
-            tokens_BT = torch.full((len(group), longest), self._alphabet.padding_idx, dtype=torch.int64)
-            for row, index in enumerate(group):
-                tokens_BT[row, : len(tokens[index])] = torch.from_numpy(tokens[index])
-            hidden_BTD = self._forward(tokens_BT.to(self._device)).cpu().numpy()
-            for row, index in enumerate(group):
-                end = len(tokens[index]) - 1
-                encoded[index] = Encoded(features=hidden_BTD[row, 1:end].copy(), cls=hidden_BTD[row, 0].copy())
-        return [encoded[index] for index in range(len(batch))]
+        tokens = [self._tokens(item.protein) for item in batch]
+        if not tokens:
+            return []
+        lengths = [len(row) for row in tokens]
+        hidden_TD = self._packed(torch.from_numpy(np.concatenate(tokens)), lengths).cpu().numpy()
+        ends = np.cumsum(lengths).tolist()
+        return [
+            Encoded(features=hidden_TD[end - length + 1 : end - 1], cls=hidden_TD[end - length])
+            for length, end in zip(lengths, ends, strict=True)
+        ]
+
+    def _tokens(self, protein: Protein) -> Int64[np.ndarray, " T"]:
+        """Tokens of the residues that are read, between BOS and EOS."""
+        # Also what lies behind the last residue that is read must be a sequence.
+        tokens_L = self._residue_tokens(protein)
+        limit = self.max_residues
+        if limit is not None and len(tokens_L) > limit and self.long == "skip":
+            raise RecordError(
+                "E_LONG",
+                f"{len(tokens_L)} residues, more than the {limit} that {self.name} is to read",
+                "encode its first residues with --long truncate, or allow more with --max-residues",
+            )
+        return np.concatenate([[self._alphabet.cls_idx], tokens_L[:limit], [self._alphabet.eos_idx]]).astype(np.int64)
 
     def _residue_tokens(self, protein: Protein) -> Int64[np.ndarray, " L"]:
         """Tokens of all residues, looked up letter by letter: no text is parsed, so none can become a special token."""
@@ -215,51 +215,3 @@ class EsmEncoder:
         if len(tokens_L) != len(sequence):
             raise AssertionError(f"{len(tokens_L)} tokens for {len(sequence)} residues")
         return tokens_L
-
-    def _with_ends(self, tokens_L: Int64[np.ndarray, " L"]) -> Int64[np.ndarray, " T"]:
-        kept = tokens_L[: self.max_residues]
-        return np.concatenate([[self._alphabet.cls_idx], kept, [self._alphabet.eos_idx]]).astype(np.int64)
-
-    @torch.inference_mode()
-    def _forward(self, tokens_BT: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Hidden states after `self.layer`, by fair-esm's forward; padding is at the end and masked."""
-        output = self._model(tokens_BT, repr_layers=[self.layer], need_head_weights=False, return_contacts=False)
-        hidden_BTD: Tensor = output["representations"][self.layer]
-        return hidden_BTD
-
-
-def _describe(model: Any) -> dict[str, Any]:
-    """Family and sizes of a fair-esm model; `max_residues` is None where positions are not learned."""
-    if isinstance(model, ESM2):
-        sizes = {"layers": model.num_layers, "width": model.embed_dim, "heads": model.attention_heads}
-        return {"family": "esm2", **sizes, "max_residues": None}
-    settings = model.args
-    sizes = {"layers": settings.layers, "width": settings.embed_dim, "heads": settings.attention_heads}
-    return {"family": "esm1b", **sizes, "max_residues": settings.max_positions - 2}
-
-
-def _upgrade(loaded: LoadedFile) -> tuple[Any, dict[str, Tensor]]:
-    """An empty model of the checkpoint's architecture, and its weights under the names of today's classes.
-
-    Renaming is fair-esm 2.0.0's (`esm.pretrained`), on data that we read ourselves. The model is on the meta device:
-    it takes no memory before names and shapes have been compared.
-    """
-    data = loaded.data
-    try:
-        if "cfg" in data:
-            upgrade = esm.pretrained._load_model_and_alphabet_core_v2
-        elif data["args"].arch == "roberta_large":
-            upgrade = esm.pretrained._load_model_and_alphabet_core_v1
-        else:
-            raise WeightsError(
-                f"{loaded.path}: a fair-esm checkpoint of architecture {data['args'].arch!r}; "
-                "only ESM-1b (roberta_large) and ESM-2 are read."
-            )
-        with torch.device("meta"):
-            model, _, state = upgrade(data)
-    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{loaded.path}: not a checkpoint of ESM-1b or ESM-2 as fair-esm publishes them "
-            f"({type(error).__name__}: {one_line(error)}). Give the .pt file from its official address."
-        ) from error
-    return model, state

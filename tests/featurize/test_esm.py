@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amma.featurize.encoders.esm import LETTERS, EsmEncoder
+from amma.featurize.encoders.esm_checkpoint import random_model
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
 from amma.manifests.errors import ConfigError, WeightsError
 from amma.manifests.files import sha256_of_file
@@ -35,8 +36,8 @@ def proteins(*sequences: str) -> list[EncoderInput]:
 
 def write_checkpoint(path: Path, family: str, *, layers: int = 2, width: int = 16, heads: int = 2) -> dict[str, Any]:
     """Write a checkpoint as fair-esm publishes them, at toy size; the oracle reads the returned contents."""
-    encoder = EsmEncoder.random(seed=3, architecture=family, layers=layers, width=width, heads=heads)
-    weights = {name: value for name, value in encoder._model.state_dict().items() if "contact_head" not in name}
+    model = random_model(seed=3, architecture=family, layers=layers, width=width, heads=heads)
+    weights = {name: value for name, value in model.state_dict().items() if "contact_head" not in name}
     prefixed = {
         ("encoder." if name.startswith("lm_head") else "encoder.sentence_encoder.") + name: value.clone()
         for name, value in weights.items()
