@@ -21,11 +21,12 @@ Options = TypeVar("Options", bound=Settings)
 
 
 class EsmOptions(Settings):
-    """Options of a published ESM: another file than the known one, another layer, fewer residues."""
+    """Another file than the known one, another layer, fewer residues; what becomes of longer proteins."""
 
     file: Path | None = None
     layer: int | None = None
     max_residues: Positive | None = None
+    long: Literal["truncate", "skip"] = "truncate"
 
 
 class RandomEsmOptions(Settings):
@@ -38,6 +39,7 @@ class RandomEsmOptions(Settings):
     heads: Positive = 4
     layer: int | None = None
     max_residues: Positive | None = None
+    long: Literal["truncate", "skip"] = "truncate"
 
 
 class FileOptions(Settings):
@@ -90,9 +92,9 @@ def published_esm(spec: EncoderSpec, place: Place) -> Encoder:
         return EsmEncoder.from_file(
             path,
             name=spec.name,
-            layer=options.layer,
-            max_residues=options.max_residues,
+            **options.model_dump(exclude={"file"}),
             device=place.device,
+            precision=place.precision,
         )
 
 
@@ -100,7 +102,8 @@ def random_esm(spec: EncoderSpec, place: Place) -> Encoder:
     """ESM-1b or ESM-2 of any size with random weights."""
     from amma.featurize.encoders.esm import EsmEncoder
 
-    return EsmEncoder.random(**_options(RandomEsmOptions, spec).model_dump(), device=place.device)
+    options = _options(RandomEsmOptions, spec).model_dump()
+    return EsmEncoder.random(**options, device=place.device, precision=place.precision)
 
 
 def published_gearnet(spec: EncoderSpec, place: Place) -> Encoder:
