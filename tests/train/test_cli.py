@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from amma.train.cli import main
+from amma.train.model.config import PRESETS
 from amma.train.run.log import read_log
 
 QUICK = ["--preset", "tiny", "--epochs", "2", "--threads", "1", "--device", "cpu"]
@@ -64,6 +65,64 @@ def test_the_family_of_a_run_and_the_weights_it_begins_with_are_options(
     assert not (tmp_path / "three").exists()
 
 
+def test_every_switch_of_model_and_masks_is_an_option(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    switches = "--global-token --positions none --no-decoder-positions --no-modality-vectors --hidden-tokens learned "
+    switches += "--projection-hidden 48 --heads 2 --decoder-heads 8 --rounding multinomial --shortfall drop"
+    one_step = [*QUICK, "--max-steps", "1", "--validation-fraction", "0"]
+    assert run(monkeypatch, "pretrain", store, tmp_path / "run", *one_step, *switches.split()) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "inspect", tmp_path / "run", "--json") == 0
+    config = json.loads(capsys.readouterr().out)["config"]
+    expected: dict[str, dict[str, Any]] = {
+        "model": {
+            "global_token": True,
+            "positions": "none",
+            "decoder_positions": False,
+            "modality_vectors": False,
+            "hidden_tokens": "learned",
+            "projection_hidden": 48,
+            "num_heads": 2,
+            "num_decoder_heads": 8,
+        },
+        "mask": {"rounding": "multinomial", "shortfall": "drop"},
+    }
+    for section, values in expected.items():
+        assert {key: config[section][key] for key in values} == values
+        assert all(config[section][key] != PRESETS["tiny"].model_dump()[section][key] for key in values)
+    assert run(monkeypatch, "pretrain", store, tmp_path / "run", *one_step) == 2
+    assert "model.global_token: true before, false now" in capsys.readouterr().err
+
+
+def losses_and_weights(run_dir: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """The log but for times, and the bytes of every file of weights."""
+    log = [{key: value for key, value in line.items() if key != "timing"} for line in read_log(run_dir / "log.jsonl")]
+    files = sorted((run_dir / "checkpoints").glob("*/*.safetensors"))
+    return log, {str(file.relative_to(run_dir)): file.read_bytes() for file in files}
+
+
+def test_two_runs_of_the_same_command_have_the_same_losses_and_weights_to_the_bit(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them in a process of its own, where everything that Python hashes has another order."""
+    arguments = [*QUICK, "--checkpoint-every", "7", "--mixing", "sum", "--modality-dropout", "0.2"]
+    assert run(monkeypatch, "pretrain", store, tmp_path / "here", *arguments) == 0
+    command = [sys.executable, "-c", "from amma.train.cli import main; main()", "pretrain", store, tmp_path / "there"]
+    seed = os.environ.get("PYTHONHASHSEED", "random")
+    environment = {**os.environ, "PYTHONHASHSEED": "2" if seed == "1" else "1"}
+    subprocess.run([*command, *arguments], env=environment, capture_output=True, check=True)
+    ours, theirs = losses_and_weights(tmp_path / "here"), losses_and_weights(tmp_path / "there")
+    assert len([line for line in ours[0] if line["kind"] == "step"]) == 12
+    assert len(ours[1]) == 6  # the two checkpoints that are kept, of three files each
+    assert ours == theirs
+    # What another seed gives is something else, so that this test can tell.
+    assert run(monkeypatch, "pretrain", store, tmp_path / "other", *arguments, "--seed", "1") == 0
+    other = losses_and_weights(tmp_path / "other")
+    assert other[0][1]["loss"] != ours[0][1]["loss"]
+    assert other[1] != ours[1]
+
+
 def test_a_dry_run_shows_streams_steps_and_parameters_and_writes_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +146,9 @@ def test_a_dry_run_shows_streams_steps_and_parameters_and_writes_nothing(
         (["s", "r", "--lr", "0", "--epochs", "0"], "optimizer.lr: Input should be greater than 0\n  epochs: "),
         (["s", "r", "--clusters", "c.tsv", "--validation-fraction", "0"], "clusters has no effect"),
         (["s", "r", "--device", "warp"], "there is no device 'warp'"),
+        (["s", "r", "--preset", "tiny", "--heads", "7"], "a multiple of its number of heads (7)"),
+        (["s", "r", "--projection-hidden", "0"], "model.projection_hidden: Input should be greater than 0"),
+        (["s", "r", "--positions", "learned"], "'learned' is not one of 'sincos', 'none'"),
     ],
 )
 def test_a_wrong_option_is_one_message_that_says_what_to_do(

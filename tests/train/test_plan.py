@@ -105,7 +105,12 @@ def test_the_command_shows_the_plan_as_json_and_as_lines(
     assert set(planned["mix"]["streams"]) == {"triplet", "seq-str", "seq-func"}
     assert planned["hours"] > 0
     assert "\nhours: 0.1\n" in show("--measure", "0", "--step-seconds", "18")
-    assert (
-        planned["parameters"] != json.loads(show("--measure", "0", "--json", "--family", "no-auxiliary"))["parameters"]
-    )
+    smaller = json.loads(show("--measure", "0", "--json", "--family", "no-auxiliary"))
+    assert smaller["parameters"] < planned["parameters"]
+    wider = json.loads(show("--measure", "0", "--json", "--projection-hidden", "80"))
+    # Features of 8, 12 and 6 channels, D = 64: 16 more hidden ones with their biases.
+    assert wider["parameters"] == planned["parameters"] + 16 * (8 + 12 + 6 + 3 * (1 + 64))
+    tokens = json.loads(show("--measure", "0", "--json", "--global-token", "--hidden-tokens", "learned"))
+    assert tokens["parameters"] == planned["parameters"]
+    assert tokens["memory_bytes"]["weights"] == planned["memory_bytes"]["weights"] + 4 * (64 + 3 * 128)
     assert list(tmp_path.iterdir()) == []

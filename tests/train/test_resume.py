@@ -1,4 +1,4 @@
-"""A run of fifty steps stopped before each of them: what follows is what would have followed, to the bit."""
+"""A run stopped after each of its first fifty steps: what follows is what would have followed, to the bit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from amma.train.run.step_input import StepInput
 pytestmark = pytest.mark.slow
 
 Make = Callable[..., RunConfig]
-NUM_STEPS = 50
+NUM_STEPS = 51
 SETTINGS = {"epochs": 6, "max_steps": NUM_STEPS, "optimizer": {"lr": 1e-3, "lr_step_epochs": 1}}
 """Nine steps an epoch: the learning rate has dropped five times at the end."""
 
@@ -87,7 +87,7 @@ def end_of(run_dir: Path) -> tuple[list[dict[str, object]], dict[str, bytes]]:
 
 
 @pytest.mark.parametrize("stop", range(1, NUM_STEPS))
-def test_a_run_stopped_before_any_step_goes_on_to_the_bit(
+def test_a_run_stopped_after_any_step_goes_on_to_the_bit(
     stop: int, config: Make, tmp_path: Path, straight: tuple[Path, Steps]
 ) -> None:
     steps = go_on(config, tmp_path / "run", stop=stop, forget=None)
