@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amma.evaluate.config import FunctionConfig, Protocol, Readout, TaskName, Unlabelled
+from amma.evaluate.config import FunctionConfig, Protocol, Readout, TaskName, Tune, Unlabelled
 from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app, say
 
 app = new_app("Score a pretrained model on a task, beside its controls, and write a report.")
@@ -37,6 +37,13 @@ def function(
     protocol: Annotated[Protocol, typer.Option(help="Tune fusion encoder and head, or the head alone.")] = (
         Protocol.FUSION
     ),
+    tune: Annotated[
+        Tune | None,
+        typer.Option(
+            help="What protocol fusion tunes: fusion encoder and all projections, or what B.2 of the paper lists "
+            "(not the projection of sequences). [default: all]"
+        ),
+    ] = None,
     readout: Annotated[Readout, typer.Option(help="How residues become one vector.")] = Readout.MEAN,
     seeds: Annotated[int, typer.Option(min=1, help="Tunings to average over.")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many passes over the training split.")] = 50,
@@ -78,10 +85,11 @@ def function(
     # An empty tuple is what the configuration calls "not tuned"; only what was really given is passed on.
     finetune |= {"fusion_lrs": tuple(fusion_lr)} if fusion_lr else {}
     finetune |= {"head_lrs": tuple(head_lr)} if head_lr else {}
+    finetune |= {"tune": tune} if tune else {}
 
     from amma.evaluate.folder import check_folder, write_folder
     from amma.evaluate.function import evaluate_function, open_subject
-    from amma.evaluate.summary import plan_lines, result_lines
+    from amma.evaluate.summary import plan_facts, plan_lines, result_lines
     from amma.train.run.arithmetic import find_device
 
     config = FunctionConfig.parse(
@@ -102,11 +110,15 @@ def function(
     )
     check_folder(report_dir, overwrite=overwrite)
     subject = open_subject(config)
-    for line in plan_lines(config, subject):
-        say(line)
     if dry_run:
+        if as_json:
+            print_json(plan_facts(config, subject))
+        else:
+            print(*plan_lines(config, subject), sep="\n")
         say(f"dry run: nothing was computed; the report would go to {report_dir}")
         return
+    for line in plan_lines(config, subject):
+        say(line)
     evaluation = evaluate_function(config, subject, threads=threads)
     page = write_folder(report_dir, evaluation, config)
     if as_json:

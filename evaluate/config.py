@@ -35,6 +35,18 @@ class Protocol(StrEnum):
     PROBE = "probe"
 
 
+class Tune(StrEnum):
+    """Which parts of the model protocol `fusion` tunes along with the head.
+
+    `all`: fusion encoder, every projection, modality vectors and global token. `paper`: fusion encoder and projection
+    of structures, which is what B.2 of the paper lists (and ESM-1b, which is frozen here); the projection of sequences
+    stays as it was pretrained.
+    """
+
+    ALL = "all"
+    PAPER = "paper"
+
+
 class Readout(StrEnum):
     """How the fused residues of a protein become one vector.
 
@@ -75,6 +87,8 @@ class FinetuneConfig(Settings):
     """
 
     protocol: Protocol = Protocol.FUSION
+    tune: Tune | None = Tune.ALL
+    """None for `probe`."""
     readout: Readout = Readout.MEAN
     fusion_lrs: tuple[Rate, ...] = FUSION_LRS
     """Tried for the fusion encoder; empty for `probe`."""
@@ -96,15 +110,16 @@ class FinetuneConfig(Settings):
         if values.get("protocol") != Protocol.PROBE:
             if values.get("fusion_lrs") == ():
                 raise ValueError("protocol fusion needs at least one learning rate for the fusion encoder")
-            return values
-        if values.get("fusion_lrs"):
-            raise ValueError("fusion_lrs has no effect with protocol probe, which does not tune the fusion encoder")
-        return {**values, "fusion_lrs": ()}
+            return {**values, "tune": values.get("tune") or Tune.ALL}
+        for key in ("fusion_lrs", "tune"):
+            if values.get(key):
+                raise ValueError(f"{key} has no effect with protocol probe, which does not tune the fusion encoder")
+        return {**values, "fusion_lrs": (), "tune": None}
 
     @property
     def head_alone(self) -> "FinetuneConfig":
         """The same for what has no fusion encoder to tune."""
-        return self.model_copy(update={"protocol": Protocol.PROBE, "fusion_lrs": ()})
+        return self.model_copy(update={"protocol": Protocol.PROBE, "fusion_lrs": (), "tune": None})
 
     @property
     def grid(self) -> tuple[Rates, ...]:

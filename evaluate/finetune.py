@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from amma.evaluate.config import FinetuneConfig, Protocol, Rates, Readout
+from amma.evaluate.config import FinetuneConfig, Protocol, Rates, Readout, Tune
 from amma.evaluate.head import Head
 from amma.evaluate.metrics import fmax
 from amma.evaluate.pooled import PooledInputs
@@ -23,6 +23,7 @@ from amma.evaluate.readout import AttentionPooling, represent
 from amma.evaluate.tasks import Split, Task
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import LossError
+from amma.manifests.table import Modality
 from amma.train.model.amma import AMMA
 from amma.train.model.masking import generator_for
 
@@ -136,7 +137,7 @@ def tune(
     if tuned:
         if isinstance(model, PooledInputs):
             raise ValueError("pooled inputs have nothing to tune; use protocol probe")
-        groups.append({"params": list(model.fusion_parameters()), "lr": rates.fusion})
+        groups.append({"params": _tuned_parameters(model, config.tune), "lr": rates.fusion})
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
     target_NK = torch.from_numpy(task.train.target_NK).to(bench.device, torch.float32)
@@ -177,6 +178,18 @@ def tune(
 def predict(fit: Fit, bench: Bench, split: Split) -> Float32[np.ndarray, "N K"]:
     """Probability of each term for each protein of a split."""
     return _probabilities(_logits(fit.head, bench.vectors(fit.model, split, fit.head.pooling), split, bench))
+
+
+def _tuned_parameters(model: AMMA, tune: Tune | None) -> list[Tensor]:
+    """The parameters to tune; all others of `model` get no gradient from now on."""
+    if tune is Tune.PAPER:
+        parameters: list[Tensor] = [*model.projections[Modality.STR].parameters(), *model.encoder.parameters()]
+    else:
+        parameters = [*model.fusion_parameters()]
+    model.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return parameters
 
 
 def _new_head(start: Start, bench: Bench, seed: int, train: Vectors | None) -> Head:

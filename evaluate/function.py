@@ -25,6 +25,7 @@ from amma.evaluate.kmers import nearest_neighbour_scores
 from amma.evaluate.leakage import find_leakage
 from amma.evaluate.pooled import PooledInputs
 from amma.evaluate.protocol import Outcome, SeedRun, num_epochs_at_most, run_protocol
+from amma.evaluate.readout import check_readout
 from amma.evaluate.results import (
     CeilingFacts,
     Inputs,
@@ -85,6 +86,7 @@ def open_subject(config: FunctionConfig) -> Subject:
             f"{config.store} was not written with the encoders that {trained.path} was trained on (training -> store): "
             f"{'; '.join(different)}. Featurize these proteins with the settings of the pretraining store."
         )
+    check_readout(trained.model, config.finetune.readout)
     task = read_task(
         config.task,
         store,
@@ -99,7 +101,7 @@ def open_subject(config: FunctionConfig) -> Subject:
 def _clusters(config: FunctionConfig, store: FeatureStore, task: Task) -> Clusters:
     if config.clusters:
         return read_clusters(Path(config.clusters), task.test.ids)
-    sequences = store.sequences()
+    sequences = list(store.sequences())
     number: dict[str, int] = {}
     number_N = [number.setdefault(sequences[row], len(number)) for row in task.test.rows]
     return Clusters(np.array(number_N, dtype=np.int64), "equal sequences")
@@ -141,7 +143,7 @@ def _evaluate(config: FunctionConfig, subject: Subject, threads: int) -> Evaluat
         scorer.untuned("label frequency", *(label_frequency(task, split) for split in (task.valid, task.test))),
     )
     report = Report(
-        task=_task_facts(config, task, store),
+        task=task_facts(config, task, store),
         config=config.finetune,
         inputs=_inputs(config, subject),
         intervals=intervals,
@@ -184,7 +186,7 @@ def prediction_blocks(evaluation: Evaluation) -> Iterator[tuple[str, int, Split,
 
 def _nearest(task: Task, store: FeatureStore) -> list[Float32[np.ndarray, "_ K"]]:
     """Scores of the validation and of the test proteins."""
-    sequences = store.sequences()
+    sequences = list(store.sequences())
     train = [sequences[row] for row in task.train.rows]
     asked = [sequences[row] for row in (*task.valid.rows, *task.test.rows)]
     with progress("nearest sequences", len(asked), unit="proteins") as advance:
@@ -192,7 +194,8 @@ def _nearest(task: Task, store: FeatureStore) -> list[Float32[np.ndarray, "_ K"]
     return np.split(scores, [len(task.valid.rows)])
 
 
-def _task_facts(config: FunctionConfig, task: Task, store: FeatureStore) -> TaskFacts:
+def task_facts(config: FunctionConfig, task: Task, store: FeatureStore) -> TaskFacts:
+    """What is predicted for whom, and the best that can be reached."""
     return TaskFacts(
         name=task.name,
         num_terms=len(task.terms),

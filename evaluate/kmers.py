@@ -61,7 +61,8 @@ class KmerIndex:
         by_chance_N = len(own) * self._size_N / RESIDUES**LENGTH
         excess_N = (self._shared(own) - by_chance_N) / np.sqrt(by_chance_N + 1)
         best = np.argsort(-excess_N, kind="stable")[:number]
-        return best[excess_N[best] > 0]
+        likeliest: Int64[np.ndarray, " _"] = best[excess_N[best] > 0]
+        return likeliest
 
     def _shared(self, own: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " N"]:
         holders = [self._owner[self._start[kmer] : self._start[kmer + 1]] for kmer in own]

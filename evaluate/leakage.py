@@ -27,7 +27,7 @@ def find_leakage(
     test: Split, store: FeatureStore, seen: Seen, *, search: Search, threads: int | None = None
 ) -> Leakage:
     """Look each test protein up among what was seen; raises `InputError` if the search's program fails."""
-    sequences = store.sequences()
+    sequences = list(store.sequences())
     hashes = sequence_hashes(sequences)
     was_seen = seen.among(hashes)
     test_rows = test.rows[was_seen[test.rows]]

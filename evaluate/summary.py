@@ -1,11 +1,30 @@
 """A report and its plan as lines for a terminal."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from amma.evaluate.config import FunctionConfig, Unlabelled
-from amma.evaluate.function import Subject
+from amma.evaluate.config import FinetuneConfig, FunctionConfig, Tune, Unlabelled
+from amma.evaluate.function import Subject, task_facts
 from amma.evaluate.results import Interval, IntervalFacts, Leakage, Report, Summary
 from amma.manifests.labels import SPLITS
+
+
+def plan_facts(config: FunctionConfig, subject: Subject) -> dict[str, Any]:
+    """What will be computed, as plain values."""
+    return {
+        "checkpoint": str(subject.trained.path),
+        "task": task_facts(config, subject.task, subject.store).model_dump(mode="json"),
+        "config": config.finetune.model_dump(mode="json"),
+        "tunings": _num_tunings(config.finetune),
+        "tunings_of_a_head_alone": _num_tunings(config.finetune.head_alone),
+        "relatives_found_by": subject.search.method,
+        "random_encoders": subject.store.random_weights,
+    }
+
+
+def _num_tunings(finetune: FinetuneConfig) -> int:
+    """Of one kind of model: every pair of learning rates with the first seed, the chosen one with the others."""
+    return len(finetune.grid) + finetune.num_seeds - 1
 
 
 def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
@@ -21,16 +40,19 @@ def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
         if split.missing:
             shown = ", ".join(repr(identifier) for identifier in split.missing[:5])
             lines.append(f"  not in the store: {shown}{', …' if len(split.missing) > 5 else ''}")
-    tunings = len(finetune.grid) + finetune.num_seeds - 1
     lines.append(
-        f"protocol {finetune.protocol}, readout {finetune.readout}: {tunings} tunings of at most "
-        f"{finetune.max_epochs} epochs for the trained and for the untrained model, "
-        f"{len(finetune.head_alone.grid) + finetune.num_seeds - 1} of a head alone for the pooled inputs"
+        f"protocol {finetune.protocol}{_tuned(finetune)}, readout {finetune.readout}: {_num_tunings(finetune)} tunings "
+        f"of at most {finetune.max_epochs} epochs for the trained and for the untrained model, "
+        f"{_num_tunings(finetune.head_alone)} of a head alone for the pooled inputs"
     )
     lines.append(f"what pretraining saw of the test proteins: by hash, and by identity ({subject.search.method})")
     if subject.store.random_weights:
         lines.append("random encoders: these features show that the pipeline runs, not what the method can do")
     return lines
+
+
+def _tuned(finetune: FinetuneConfig) -> str:
+    return " (B.2's parts only)" if finetune.tune is Tune.PAPER else ""
 
 
 def _outside(unlabelled: Unlabelled) -> str:
@@ -45,9 +67,9 @@ def result_lines(report: Report) -> list[str]:
         means = _figures(row.fmax, row.fmax_interval), _figures(row.aupr, row.aupr_interval)
         cells.append([row.name, *means, _figures(row.f_at_threshold)])
     lines = [
-        f"{report.task.name}, protocol {report.config.protocol}: {test.num_proteins} test proteins "
-        f"({test.num_unlabelled} without a label), {report.task.num_terms} terms, {test.num_pairs} labels, "
-        f"{_seeds(report.config.num_seeds)}",
+        f"{report.task.name}, protocol {report.config.protocol}{_tuned(report.config)}: "
+        f"{test.num_proteins} test proteins ({test.num_unlabelled} without a label), {report.task.num_terms} terms, "
+        f"{test.num_pairs} labels, {_seeds(report.config.num_seeds)}",
         "",
         *_aligned(cells),
         "",

@@ -50,6 +50,15 @@ def test_a_run_ends_with_the_table_and_the_path_of_the_page(planted, tmp_path: P
     assert report.config.grid == ((0.001, 0.003),)
 
 
+def test_what_is_tuned_is_in_the_report(planted, tmp_path: Path) -> None:
+    result = call(planted, tmp_path / "report", *QUICK, "--fusion-lr=0.001", "--tune=paper")
+    assert result.exit_code == 0, result.output
+    assert "protocol fusion (B.2's parts only)" in result.stdout
+    report = Report.model_validate_json((tmp_path / "report" / "report.json").read_text())
+    assert report.config.tune == "paper"
+    assert "tuning what B.2 of the paper lists" in " ".join((tmp_path / "report" / "report.html").read_text().split())
+
+
 def test_json_on_stdout_is_the_report(planted, tmp_path: Path) -> None:
     result = call(planted, tmp_path / "report", *QUICK, "--protocol=probe", "--json")
     assert result.exit_code == 0, result.output
@@ -60,9 +69,12 @@ def test_a_dry_run_checks_everything_and_writes_nothing(planted, tmp_path: Path)
     result = call(planted, tmp_path / "report", "--dry-run")
     assert result.exit_code == 0, result.output
     assert (
-        "31 proteins (1 without a label), 1 outside the label table, 1 labelled but not in the store" in result.stderr
+        "31 proteins (1 without a label), 1 outside the label table, 1 labelled but not in the store" in result.stdout
     )
-    assert "6 tunings of at most 50 epochs" in result.stderr
+    assert "6 tunings of at most 50 epochs" in result.stdout
+    assert "local alignments" in result.stdout
+    plan = json.loads(call(planted, tmp_path / "report", "--dry-run", "--json").stdout)
+    assert (plan["task"]["test"]["num_proteins"], plan["tunings"], plan["config"]["tune"]) == (31, 6, "all")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -70,6 +82,9 @@ def test_a_dry_run_checks_everything_and_writes_nothing(planted, tmp_path: Path)
     ("options", "changed", "kind", "reason"),
     [
         (("--protocol=probe", "--fusion-lr=1e-5"), {}, UsageError, "no effect with protocol probe"),
+        (("--protocol=probe", "--tune=paper"), {}, UsageError, "tune has no effect with protocol probe"),
+        (("--protocol=probe", "--tune=all"), {}, UsageError, "tune has no effect with protocol probe"),
+        (("--readout=global",), {}, UsageError, "has no global token"),
         (("--head-lr=0",), {}, UsageError, "greater than 0"),
         (("--bootstrap=0", "--clusters=c.tsv"), {}, UsageError, "clusters has no effect"),
         (("--device=tpu",), {}, UsageError, "no device 'tpu'"),

@@ -1,6 +1,6 @@
 import pytest
 
-from amma.evaluate.config import FinetuneConfig, Rates, TaskName
+from amma.evaluate.config import FinetuneConfig, Rates, TaskName, Tune
 from amma.manifests.errors import ConfigError
 from amma.manifests.labels import TASK_COLUMNS
 
@@ -18,6 +18,7 @@ def test_a_probe_has_no_learning_rate_for_the_fusion_encoder() -> None:
     ("values", "reason"),
     [
         ({"protocol": "probe", "fusion_lrs": (1e-5,)}, "no effect with protocol probe"),
+        ({"protocol": "probe", "tune": "all"}, "tune has no effect with protocol probe"),
         ({"fusion_lrs": ()}, "needs at least one learning rate for the fusion encoder"),
         ({"head_lrs": ()}, "at least 1 item"),
         ({"head_lrs": (0.0,)}, "greater than 0"),
@@ -30,7 +31,10 @@ def test_settings_without_effect_or_out_of_range_are_refused(values: dict[str, o
 
 
 def test_a_configuration_read_back_from_its_json_is_the_same() -> None:
-    for config in (FinetuneConfig(), FinetuneConfig.parse({"protocol": "probe"}, source="test")):
+    probe = FinetuneConfig.parse({"protocol": "probe"}, source="test")
+    paper = FinetuneConfig(tune=Tune.PAPER)
+    assert (FinetuneConfig().tune, paper.tune, probe.tune, paper.head_alone.tune) == ("all", "paper", None, None)
+    for config in (FinetuneConfig(), paper, probe, paper.head_alone):
         assert FinetuneConfig.model_validate_json(config.model_dump_json()) == config
 
 

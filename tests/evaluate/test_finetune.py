@@ -48,6 +48,19 @@ def test_fusion_tunes_a_copy_and_leaves_its_start_alone(planted, store: FeatureS
         assert same(before, after, part)
 
 
+def test_the_papers_list_leaves_the_projection_of_sequences_as_it_was(planted, store: FeatureStore) -> None:
+    start = load_model(planted.run).model
+    before = weights(start)
+    fit = tune(start, make_bench(planted, store, Protocol.FUSION, tune="paper"), RATES[Protocol.FUSION], 0)
+    assert same(before, weights(start))
+    assert all(parameter.requires_grad for parameter in start.parameters())
+    after = weights(fit.model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    tuned = {name for name, _ in start.named_parameters() if name.startswith(("projections.str.", "encoder."))}
+    assert changed == tuned
+    assert all(parameter.grad is None for parameter in fit.model.projections["seq"].parameters())
+
+
 def test_a_probe_changes_no_weight_of_the_model(planted, store: FeatureStore) -> None:
     start = load_model(planted.run).model
     before = weights(start)
