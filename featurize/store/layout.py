@@ -5,7 +5,9 @@
     ids.parquet                       one row a protein in plan order
     units/U.safetensors               what a unit knows of its proteins: start, length, crc32c, present, cls, moments
     ledger/U.json                     the commit of unit U: its files with their sizes and hashes
-    quarantine.jsonl, seal.json       written when all units are committed
+    index.bin                         one record a protein: where its rows are, their checksums, its id
+    digests/G                         sizes and hashes of the files of group G, too many for seal.json
+    quarantine.jsonl, seal.json       written when all units are committed, as are index.bin and digests
     lock                              while a writer is at work
 
 Unit U owns rows `[U·S, (U+1)·S)` of every row array, S = `shard_rows`: exactly one shard file each.
@@ -27,9 +29,17 @@ PLAN_FILE = "plan.json"
 IDS_FILE = "ids.parquet"
 SEAL_FILE = "seal.json"
 QUARANTINE_FILE = "quarantine.jsonl"
+INDEX_FILE = "index.bin"
 LOCK_FILE = "lock"
 LEDGER_FOLDER = "ledger"
 UNITS_FOLDER = "units"
+DIGESTS_FOLDER = "digests"
+
+LEDGER_GROUP = "ledger"
+IDS_GROUP = "ids"
+"""The group whose members are not files but the blocks of `ids.parquet`."""
+IDS_BLOCK = 1 << 20
+"""Bytes of one such block."""
 
 COLUMN_ROWS = 1 << 20
 """Entries of one chunk of a per-protein array."""
@@ -99,6 +109,16 @@ def side_file(unit: int) -> str:
     return f"{UNITS_FOLDER}/{unit_name(unit)}.safetensors"
 
 
+def digest_file(group: str) -> str:
+    """Where the sizes and hashes of a group of files are."""
+    return f"{DIGESTS_FOLDER}/{group}"
+
+
+def array_group(spec: ArraySpec) -> str:
+    """The group of a per-protein array's files."""
+    return spec.path.replace("/", ".")
+
+
 @dataclass(frozen=True)
 class Layout:
     """The arrays of one store and how they are cut into files."""
@@ -145,6 +165,12 @@ class Layout:
     def protein_files(self, spec: ArraySpec) -> list[str]:
         """The files of a per-protein array, in order."""
         return [spec.chunk_file(chunk) for chunk in range(-(-self.num_proteins // self.protein_chunk_rows(spec)))]
+
+    def groups(self) -> dict[str, list[str]]:
+        """The files of every group that `digests` describes, in order; the blocks of `ids.parquet` are not files."""
+        arrays = [spec for modality in MODALITIES for spec in self.protein_arrays(modality)]
+        ledger = [ledger_file(unit) for unit in range(self.num_units)]
+        return {LEDGER_GROUP: ledger, **{array_group(spec): self.protein_files(spec) for spec in arrays}}
 
     def unit_files(self, unit: int) -> Iterator[str]:
         """Every file that unit may own: its shards and its side file."""

@@ -1,28 +1,68 @@
-"""The shard files of a store, opened for reading: few at a time, each checked at first touch, safe for threads."""
+"""The shard files of a store, opened for reading: few at a time, each checked as it is opened, safe for threads."""
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from amma.featurize.store.layout import ArraySpec, Layout
-from amma.featurize.store.shard import as_bytes, index_size, used_chunks_of
+from amma.featurize.store.shard import as_bytes, index_bytes, index_size, is_sound_index
 from amma.manifests.errors import CorruptStoreError
 
 MAX_OPEN = 256
+_AT_ONCE = 32
+"""Files that one call holds at a time."""
+_BLOCK = 1 << 19
+"""Bytes that are read and then summed while they are still in the processor's cache."""
+
+Sum = Callable[[int, np.ndarray], int]
+"""Extends a checksum by bytes."""
+
+
+class Place(NamedTuple):
+    """Rows of one array, all of one unit; `start` counts in the whole array."""
+
+    spec: ArraySpec
+    start: int
+    rows: int
+
+
+Part = Sequence[tuple[Place, np.ndarray]]
+"""What has one checksum: places, and the contiguous arrays of the stored dtype that their rows are to go to."""
+
+
+@runtime_checkable
+class RowReader(Protocol):
+    """Fills buffers with rows, from whatever the arrays are stored in."""
+
+    def read(self, parts: Sequence[Part], sum: Sum | None) -> list[int]:
+        """Fill the targets of each part and give its checksum over all of them, 0 without a `sum`."""
+
+    def will_need(self, places: Sequence[Place]) -> None:
+        """Have these rows brought into memory, if that can be done without waiting."""
+
+    def close(self) -> None:
+        """Let go of what is open; a later read opens it again."""
+
+
+class NotFlatError(Exception):
+    """A shard that is sound but not laid out as a flat matrix: another program wrote it."""
 
 
 class _Handle:
     """An open file and how many readers are at it; it is closed when evicted and let go by the last of them."""
 
-    __slots__ = ("descriptor", "evicted", "readers")
+    __slots__ = ("descriptor", "evicted", "readers", "rows_end")
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, rows_end: int) -> None:
         self.descriptor = descriptor
+        self.rows_end = rows_end
         self.readers = 0
         self.evicted = False
 
@@ -30,8 +70,8 @@ class _Handle:
 class OpenShards:
     """Read rows of flat shard files with `preadv`, which needs no file position and so no lock.
 
-    Symbolic links are refused. A file's size and index are checked when it is first opened, its size again whenever
-    it is opened anew.
+    Symbolic links are refused. A file's size and index are checked whenever it is opened. `NotFlatError` is raised
+    for a shard with a sound index that is not that of a flat matrix.
     """
 
     def __init__(self, store: Path, layout: Layout, *, max_open: int = MAX_OPEN) -> None:
@@ -39,29 +79,39 @@ class OpenShards:
         self._layout = layout
         self._max_open = max_open
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, _Handle] = OrderedDict()
-        self._sizes: dict[str, int] = {}
+        self._open: OrderedDict[tuple[str, int], _Handle] = OrderedDict()
 
-    def read_into(self, spec: ArraySpec, start: int, target: np.ndarray) -> str:
-        """Fill `target` with the rows from `start` on, all of one unit; gives the file they came from.
+    def read(self, parts: Sequence[Part], sum: Sum | None) -> list[int]:
+        """As `RowReader`. Raises `CorruptStoreError` for a file that is missing, a link, cut, or damaged."""
+        sums = []
+        for chosen in _groups(parts):
+            with self._borrowed([place for part in chosen for place, _ in part]) as handles:
+                for part in chosen:
+                    value = 0
+                    for place, target in part:
+                        value = self._fill(handles[self._key(place)], place, target, value, sum)
+                    sums.append(value)
+        return sums
 
-        Raises `CorruptStoreError` if the file is missing, a link, cut, or not the flat shard it should be.
+    def will_need(self, places: Sequence[Place]) -> None:
+        """As `RowReader`: the kernel is told, unless the first byte is in memory already. Nothing where it cannot be.
+
+        What is wrong with a file is left for the read to say.
         """
-        unit, row = divmod(start, self._layout.shard_rows)
-        name = spec.chunk_file(unit)
-        if not len(target):
-            return name
-        with self._borrowed(name, spec) as descriptor:
-            wanted = as_bytes(target)
-            got, offset = 0, row * spec.row_bytes
-            if offset + len(wanted) > self._sizes[name] - index_size(self._layout.chunks_per_shard):
-                raise self._corrupt(name, f"ends before row {row + len(target)} of its unit")
-            while got < len(wanted):
-                more = os.preadv(descriptor, [wanted.data[got:]], offset + got)
-                if not more:
-                    raise self._corrupt(name, "was cut while it was open")
-                got += more
-        return name
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for begin in range(0, len(places), _AT_ONCE):
+            chosen = places[begin : begin + _AT_ONCE]
+            try:
+                with self._borrowed(chosen) as handles:
+                    for place in chosen:
+                        descriptor = handles[self._key(place)].descriptor
+                        row_bytes = place.spec.row_bytes
+                        offset = place.start % self._layout.shard_rows * row_bytes
+                        if not _is_cached(descriptor, offset):
+                            os.posix_fadvise(descriptor, offset, place.rows * row_bytes, os.POSIX_FADV_WILLNEED)
+            except (CorruptStoreError, NotFlatError, OSError):
+                continue
 
     def close(self) -> None:
         """Close all files; those being read, when they have been."""
@@ -70,47 +120,132 @@ class OpenShards:
                 self._evict(handle)
             self._open.clear()
 
-    def _corrupt(self, name: str, what: str) -> CorruptStoreError:
-        return CorruptStoreError(f"{self._store / name}: {what}. Run amma-featurize verify {self._store}.")
+    def _key(self, place: Place) -> tuple[str, int]:
+        return place.spec.path, place.start // self._layout.shard_rows
+
+    def _fill(self, handle: _Handle, place: Place, target: np.ndarray, value: int, sum: Sum | None) -> int:
+        wanted = as_bytes(target)
+        row, size = place.start % self._layout.shard_rows, len(wanted)
+        offset = row * place.spec.row_bytes
+        if offset + size > handle.rows_end:
+            raise self._corrupt(place, f"ends before row {row + place.rows} of its unit")
+        got = 0
+        block = size if sum is None else _BLOCK
+        while got < size:
+            piece = wanted[got : got + block]
+            more = os.preadv(handle.descriptor, [piece.data], offset + got)
+            if not more:
+                raise self._corrupt(place, "was cut while it was open")
+            if sum is not None:
+                value = sum(value, piece if more == len(piece) else piece[:more])
+            got += more
+        return value
+
+    def _corrupt(self, place: Place, what: str) -> CorruptStoreError:
+        return CorruptStoreError(f"{self._store / self._name(place)}: {what}. Run amma-featurize verify {self._store}.")
+
+    def _name(self, place: Place) -> str:
+        return place.spec.chunk_file(place.start // self._layout.shard_rows)
 
     @contextmanager
-    def _borrowed(self, name: str, spec: ArraySpec) -> Iterator[int]:
-        with self._lock:
-            handle = self._open.pop(name, None)
-            if handle is None:
-                handle = _Handle(self._checked_open(name, spec))
-                while len(self._open) >= self._max_open:
-                    self._evict(self._open.popitem(last=False)[1])
-            self._open[name] = handle
-            handle.readers += 1
+    def _borrowed(self, places: Sequence[Place]) -> Iterator[dict[tuple[str, int], _Handle]]:
+        wanted = {self._key(place): place for place in places}
+        borrowed: dict[tuple[str, int], _Handle] = {}
         try:
-            yield handle.descriptor
+            with self._lock:
+                for key in wanted:
+                    handle = self._open.get(key)
+                    if handle is not None:
+                        self._open.move_to_end(key)
+                        handle.readers += 1
+                        borrowed[key] = handle
+            for key, place in wanted.items():
+                if key not in borrowed:
+                    borrowed[key] = self._keep(key, self._checked_open(place))  # opened without holding the lock
+            yield borrowed
         finally:
             with self._lock:
-                handle.readers -= 1
-                if handle.evicted and not handle.readers:
-                    os.close(handle.descriptor)
+                for handle in borrowed.values():
+                    handle.readers -= 1
+                    if handle.evicted and not handle.readers:
+                        os.close(handle.descriptor)
+
+    def _keep(self, key: tuple[str, int], opened: _Handle) -> _Handle:
+        with self._lock:
+            handle = self._open.get(key)
+            if handle is None:
+                handle = self._open[key] = opened
+                while len(self._open) > self._max_open:
+                    self._evict(self._open.popitem(last=False)[1])
+            else:  # another thread was first
+                os.close(opened.descriptor)
+            handle.readers += 1
+            return handle
 
     def _evict(self, handle: _Handle) -> None:
         handle.evicted = True
         if not handle.readers:
             os.close(handle.descriptor)
 
-    def _checked_open(self, name: str, spec: ArraySpec) -> int:
+    def _checked_open(self, place: Place) -> _Handle:
         try:
-            descriptor = os.open(self._store / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(self._store / self._name(place), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            raise self._corrupt(name, f"cannot be opened ({error.strerror})") from error
+            raise self._corrupt(place, f"cannot be opened ({error.strerror})") from error
         try:
-            size = os.fstat(descriptor).st_size
-            if name not in self._sizes:
-                chunks = self._layout.chunks_per_shard
-                index = os.pread(descriptor, index_size(chunks), max(size - index_size(chunks), 0))
-                used_chunks_of(size, index, self._layout.chunk_rows * spec.row_bytes, chunks)
-                self._sizes[name] = size
-            elif self._sizes[name] != size:
-                raise ValueError(f"has {size} bytes, had {self._sizes[name]} before")
+            return _Handle(descriptor, _rows_end(descriptor, self._layout, place.spec))
         except (OSError, ValueError) as error:
             os.close(descriptor)
-            raise self._corrupt(name, f"is not a shard of this store: {error}") from error
-        return descriptor
+            raise self._corrupt(place, f"is not a shard of this store: {error}") from error
+        except NotFlatError:
+            os.close(descriptor)
+            raise
+
+
+def _groups(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
+    """Parts in order, as many at a time as together hold few enough files."""
+    chosen: list[Part] = []
+    held = 0
+    for part in parts:
+        if chosen and held + len(part) > _AT_ONCE:
+            yield chosen
+            chosen, held = [], 0
+        chosen.append(part)
+        held += len(part)
+    if chosen:
+        yield chosen
+
+
+def _is_cached(descriptor: int, offset: int) -> bool:
+    """Whether the kernel has the byte at hand; False where it cannot tell. Asking costs a fiftieth of telling."""
+    flag = getattr(os, "RWF_NOWAIT", None)
+    if flag is None:
+        return False
+    try:
+        return bool(os.preadv(descriptor, [bytearray(1)], offset, flag))
+    except OSError:
+        return False
+
+
+def _rows_end(descriptor: int, layout: Layout, spec: ArraySpec) -> int:
+    """Where the rows of an open shard file end.
+
+    Raises `ValueError` if its index is damaged, `NotFlatError` if it is sound and that of another arrangement.
+    """
+    size = os.fstat(descriptor).st_size
+    chunk_bytes, chunks = layout.chunk_rows * spec.row_bytes, layout.chunks_per_shard
+    tail = index_size(chunks)
+    index = os.pread(descriptor, tail, max(size - tail, 0))
+    used, rest = divmod(size - tail, chunk_bytes)
+    if not rest and 0 < used <= chunks and index == _flat_index(used, chunk_bytes, chunks):
+        return size - tail
+    if len(index) == tail and is_sound_index(index):
+        raise NotFlatError
+    if rest or not 0 < used <= chunks:
+        raise ValueError(f"its size of {size} bytes is not that of whole inner chunks and an index")
+    raise ValueError("its index is damaged")
+
+
+@lru_cache(maxsize=1024)
+def _flat_index(used: int, chunk_bytes: int, chunks: int) -> bytes:
+    return index_bytes(used, chunk_bytes, chunks)

@@ -1,31 +1,42 @@
-"""Read a feature store: any protein's rows at memory speed, and never a wrong number.
+"""Read a feature store: any proteins' rows at memory speed, and never a wrong number.
 
-Every read checks the protein's crc32c. Reading needs neither the encoders nor the manifest the store was made from,
-and goes past zarr: shard files are flat, so rows are taken with `preadv` (about ten times faster).
+Every read checks the proteins' crc32c. Reading needs neither the encoders nor the manifest the store was made from,
+and where the store is a folder it goes past zarr: shard files are flat, so rows are taken with `preadv` straight into
+the caller's buffers. Anything else (arrays rewritten by another program, remote stores) is read through zarr, held to
+the same checksums.
+
+Legend: N proteins of the store, B proteins asked for.
 """
 
+import logging
 import operator
-import os
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import google_crc32c
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Bool, Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
-from amma.featurize.store.catalogue import checked_file, partial_catalogue, sealed_catalogue
-from amma.featurize.store.documents import is_sealed, read_regular
+from amma.featurize.store.catalogue import Catalogue, PartialCatalogue, SealedCatalogue, checked_file
+from amma.featurize.store.documents import is_sealed
+from amma.featurize.store.files import Files, LocalFiles, ZarrFiles
+from amma.featurize.store.foreign import ZarrRows
 from amma.featurize.store.header import parse_header
-from amma.featurize.store.ids import StoredIds, kinds_of, read_sequences
-from amma.featurize.store.layout import CLS_MODALITIES, IDS_FILE, INDEX_ARRAYS, PLAN_FILE, side_file
-from amma.featurize.store.ledger import checked_side_file, read_entry
-from amma.featurize.store.opened import OpenShards
-from amma.featurize.store.seal import read_seal
-from amma.featurize.store.unit import UnitFacts, checksum
+from amma.featurize.store.ids import KIND_NAMES, StoredColumn, StoredIds
+from amma.featurize.store.index import Entries
+from amma.featurize.store.layout import CLS_MODALITIES, INDEX_ARRAYS, PLAN_FILE, SEAL_FILE
+from amma.featurize.store.opened import NotFlatError, OpenShards, Part, Place, RowReader, Sum
+from amma.featurize.store.packed import Packed, PackedProteins, RowBuffers
+from amma.featurize.store.seal import Seal, parse_seal
+from amma.featurize.store.shard import FileRecord
 from amma.manifests.errors import CorruptStoreError, StoreError
 from amma.manifests.table import MODALITIES, Modality
+
+log = logging.getLogger(__name__)
+
+_METADATA = "zarr.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +53,51 @@ class Rows:
 class FeatureStore:
     """A sealed store, or with `partial` what is committed of an unfinished one. Safe to read from many threads.
 
-    Proteins are numbered in plan order, that of `ids`. Raises `StoreError` if `path` is no store, is not sealed, or is
-    of a newer major version (`E_VERSION`); `CorruptStoreError` if the seal or a small file is not as it was written.
-    Shards are checked as they are read; `amma-featurize verify` checks all of them.
+    `path` is a folder, or any store object of zarr's (`zarr.storage.FsspecStore` and others; sealed stores only).
+    Proteins are numbered in plan order, that of `ids`. Opening costs the same for any number of proteins. Raises
+    `StoreError` if `path` is no store, is not sealed, or is of a newer major version (`E_VERSION`);
+    `CorruptStoreError` if the seal or a small file is not as it was written. Everything else is checked as it is
+    read; `amma-featurize verify` checks all of it.
     """
 
-    def __init__(self, path: Path, *, partial: bool = False) -> None:
-        self.path = Path(path)
-        self.is_sealed = is_sealed(self.path)
-        if not (self.path / PLAN_FILE).exists() and not self.is_sealed:
+    def __init__(self, path: Path | str | Any, *, partial: bool = False) -> None:
+        local = isinstance(path, (str, Path))
+        self.path = Path(path if local else str(path))
+        self._files: Files = LocalFiles(self.path) if local else ZarrFiles(path)
+        self.is_sealed = is_sealed(self.path) if local else self._files.exists(SEAL_FILE)
+        if not self.is_sealed and not self._files.exists(PLAN_FILE):
             raise StoreError(f"{path}: not a feature store (no {PLAN_FILE}). Make one with amma-featurize run.")
-        if not self.is_sealed and not partial:
+        if not self.is_sealed and not (partial and local):
             raise StoreError(
                 f"{path}: not sealed; the run that fills it has not ended. Run the same amma-featurize run again to "
                 "finish it, or read what is there as a partial store.",
                 code="E_UNSEALED",
             )
-        if self.is_sealed:
-            seal = read_seal(self.path)
-            self.root_hash, self._files = seal.root, seal.files
-            header = parse_header(checked_file(self.path, PLAN_FILE, self._files), self.path / PLAN_FILE)
-            for name in self._files:
-                if name.endswith("zarr.json"):
-                    checked_file(self.path, name, self._files)
-            self._catalogue = sealed_catalogue(self.path, header.layout, self._files)
-        else:
-            self.root_hash, self._files = "", {}
-            header = parse_header(read_regular(self.path / PLAN_FILE), self.path / PLAN_FILE)
-            self._catalogue = partial_catalogue(self.path, header)
-        self.header = header
+        where = self.path / PLAN_FILE
+        seal = parse_seal(self._files.read(SEAL_FILE), self.path / SEAL_FILE) if self.is_sealed else None
+        plan = (
+            self._files.read(PLAN_FILE)
+            if seal is None
+            else checked_file(self._files, PLAN_FILE, seal.files.get(PLAN_FILE))
+        )
+        self.root_hash = "" if seal is None else seal.root
+        self.header = header = parse_header(plan, where)
         self.layout = header.layout
         self.fingerprint: dict[str, Any] = header.fingerprint
         self.random_weights = header.random_weights
         self.num_proteins = header.num_proteins
         self.widths: dict[Modality, int] = dict(header.widths)
         self.dtype = header.layout.dtype
-        self.ids = StoredIds(self._ids_bytes, self.num_proteins)
-        self._shards = OpenShards(self.path, self.layout)
-        self._cls_lock = threading.Lock()
-        self._cls_checked: set[str] = set()
+        self._catalogue: Catalogue = (
+            PartialCatalogue(self.path, header) if seal is None else SealedCatalogue(self._files, header, seal.files)
+        )
+        self.ids = StoredIds(self._catalogue.text("id"), lambda row: self._catalogue.entries([row]).ids[0])
+        self._zarr = ZarrRows(self.path if local else path, self._files.where, self.layout)
+        self._shards: RowReader = OpenShards(self.path, self.layout) if local else self._zarr
+        if seal is not None and self._is_rewritten(seal):
+            self._shards = self._zarr
+        self._sum: Sum | None = google_crc32c.extend
+        self._length: dict[Modality, np.ndarray] = {}
 
     def __enter__(self) -> "FeatureStore":
         return self
@@ -92,12 +109,14 @@ class FeatureStore:
         return self.num_proteins
 
     def close(self) -> None:
-        """Close the shard files; a later read opens them again."""
+        """Close what is open; a later read opens it again."""
         self._shards.close()
+        self._zarr.close()
+        self._files.close()
 
-    def sequences(self) -> list[str]:
-        """The sequence of every protein."""
-        return read_sequences(self._ids_bytes())
+    def sequences(self) -> StoredColumn:
+        """The sequence of every protein; iterating holds one row group in memory, `take` gives chosen ones."""
+        return self._catalogue.text("sequence")
 
     def row_of(self, id: str) -> int:
         """The number of the protein called `id`; raises `KeyError` if it is not in the store."""
@@ -105,102 +124,169 @@ class FeatureStore:
 
     def present(self, modality: Modality) -> Bool[np.ndarray, " N"]:
         """Which proteins have features of this modality."""
-        return self._catalogue.present[modality]
+        return self._catalogue.column(modality, "present")
 
     def length(self, modality: Modality) -> Int32[np.ndarray, " N"]:
-        """How many rows each protein has; 0 where it is not present."""
-        return self._catalogue.length[modality]
+        """How many rows each protein has; 0 where it is not present. Kept once it was asked for."""
+        length = self._length.get(modality)
+        if length is None:
+            length = self._catalogue.column(modality, "length")
+            length[~self.present(modality)] = 0
+            length.flags.writeable = False
+            self._length[modality] = length
+        return length
 
     def start(self, modality: Modality) -> Int64[np.ndarray, " N"]:
         """The row of the Zarr array at which each protein begins."""
-        return self._catalogue.start[modality]
+        return self._catalogue.column(modality, "start")
+
+    def kind_codes(self) -> UInt8[np.ndarray, " N"]:
+        """What each protein has, as places in `KIND_NAMES`."""
+        codes = np.zeros(self.num_proteins, dtype=np.uint8)
+        for modality in MODALITIES:
+            codes = codes * np.uint8(2) + self.present(modality)
+        return codes
 
     def kinds(self) -> list[str]:
-        """`triplet`, `seq-str`, `seq-func` or `seq` by what is present; `absent` where nothing is."""
-        return kinds_of(np.stack([self.present(modality) for modality in MODALITIES], axis=1))
+        """The names of `kind_codes`: `triplet`, `seq-str`, `seq-func` or `seq`; `absent` where nothing is present."""
+        return [KIND_NAMES[code] for code in self.kind_codes().tolist()]
+
+    def first_of_units(self) -> Int64[np.ndarray, " U"]:
+        """The number of the first protein of each unit."""
+        unit = self.start(MODALITIES[0]) // self.layout.shard_rows
+        first: Int64[np.ndarray, " U"] = np.searchsorted(unit, np.arange(self.layout.num_units))
+        return first
+
+    def entries(self, proteins: Sequence[int]) -> Entries:
+        """Ids, places, lengths and checksums of some proteins, each record checked."""
+        return self._catalogue.entries(proteins)
 
     def read(self, modality: Modality, protein: SupportsIndex) -> Rows:
         """The rows of one protein, checked against its crc32c.
 
         Raises `CorruptStoreError` naming the file and the protein, `StoreError` if it has no such features.
         """
-        protein = operator.index(protein)
-        length = self._length_of(modality, protein)
-        features = np.empty((length, self.widths[modality]), dtype=self.layout.features(modality).dtype)
-        spec = INDEX_ARRAYS.get(modality)
-        index = None if spec is None else np.empty(length, dtype=spec.dtype)
-        self.read_into(modality, protein, features, index)
-        return Rows(features, None if index is None else index.astype(np.int32, copy=False))
+        rows = self.read_many([operator.index(protein)], [modality]).rows[modality]
+        return Rows(rows.features, None if rows.index is None else rows.index.astype(np.int32, copy=False))
 
-    def read_into(
-        self, modality: Modality, protein: SupportsIndex, features: np.ndarray, index: np.ndarray | None
-    ) -> None:
-        """As `read`, into buffers of the stored dtypes and the protein's length, which the caller uses again.
+    def read_many(
+        self, proteins: Sequence[int], modalities: Sequence[Modality], buffers: RowBuffers | None = None
+    ) -> PackedProteins:
+        """The rows of `proteins` in each of `modalities`, one after the other, checked against their crc32c.
 
-        `index` is None for sequences only. What is in the buffers after a `CorruptStoreError` must not be used.
+        With `buffers` what is returned are views of them, overwritten by the next call that is given the same.
+        Raises `CorruptStoreError` naming the file and the protein, `StoreError` if one has no such features. After
+        either, what is in the buffers must not be used.
         """
-        protein = operator.index(protein)
-        start = int(self._catalogue.start[modality][protein])
+        entries = self.entries(proteins)
+        buffers = RowBuffers() if buffers is None else buffers
+        rows = {}
+        for modality in modalities:
+            length_B = entries.length_BM[:, MODALITIES.index(modality)]
+            packed = rows[modality] = self.room(modality, length_B, buffers)
+            self.fill(modality, entries, packed, packed.offsets[:-1])
+        return PackedProteins(entries.ids, rows)
+
+    def room(self, modality: Modality, length_B: Int64[np.ndarray, " B"], buffers: RowBuffers) -> Packed:
+        """Buffers for proteins of these lengths, not filled yet."""
+        offsets = np.zeros(len(length_B) + 1, dtype=np.int64)
+        np.cumsum(length_B, out=offsets[1:])
+        features = buffers.take(self.layout.features(modality), int(offsets[-1]))
         spec = INDEX_ARRAYS.get(modality)
-        if (spec is None) != (index is None) or len(features) != self._length_of(modality, protein):
-            raise ValueError(f"buffers are not those of a protein of {self._length_of(modality, protein)} rows")
+        return Packed(features, None if spec is None else buffers.take(spec, int(offsets[-1])), offsets)
+
+    def fill(self, modality: Modality, entries: Entries, packed: Packed, begin_B: Int64[np.ndarray, " B"]) -> None:
+        """Read the rows of `entries` to the places `begin_B` of `packed`; raises as `read_many`."""
+        expected_B = entries.crc32c_BM[:, MODALITIES.index(modality)].tolist()
+        parts = self._parts(modality, entries, packed, begin_B.tolist())
         try:
-            name = self._shards.read_into(self.layout.features(modality), start, features)
-            if spec is not None and index is not None:
-                name += f" or {self._shards.read_into(spec, start, index)}"
+            found_B = self._read(parts)
         except CorruptStoreError as error:
-            raise CorruptStoreError(f"{error} Hit: protein {self._name(protein)}.") from error
-        expected, found = int(self._catalogue.crc32c[modality][protein]), checksum(features, index)
-        if found != expected:
-            raise CorruptStoreError(
-                f"{self.path / name}: protein {self._name(protein)}: crc32c is {found:08x}, stored was "
-                f"{expected:08x}. Run amma-featurize verify {self.path}."
-            )
+            raise self._blamed(error, entries, parts) from error
+        if self._sum is None:
+            return
+        for name, part, found, expected in zip(entries.ids, parts, found_B, expected_B, strict=True):
+            if found != expected:
+                files = " or ".join(place.spec.chunk_file(place.start // self.layout.shard_rows) for place, _ in part)
+                raise CorruptStoreError(
+                    f"{self._files.where}/{files}: protein {name!r}: crc32c is {found:08x}, stored was "
+                    f"{expected:08x}. Run amma-featurize verify {self.path}."
+                )
+
+    def will_need(self, proteins: Sequence[int], modalities: Sequence[Modality]) -> None:
+        """Have the rows of `proteins` brought into memory while something else is done, where the system can."""
+        entries = self.entries(proteins)
+        for modality in modalities:
+            column = MODALITIES.index(modality)
+            places = zip(entries.start_BM[:, column].tolist(), entries.length_BM[:, column].tolist(), strict=True)
+            specs = self.layout.row_arrays(modality)
+            self._shards.will_need([Place(spec, start, rows) for start, rows in places if rows for spec in specs])
 
     def cls(self, modality: Modality, protein: SupportsIndex) -> Float[np.ndarray, " width"]:
         """The special-token row of one protein (BOS of ESM, [CLS] of BERT)."""
         protein = operator.index(protein)
-        self._length_of(modality, protein)
+        entries = self.entries([protein])
+        self._check_present(modality, entries)
         if modality not in CLS_MODALITIES:
             raise StoreError(f"{self.path}: {modality} features have no special-token row")
-        if not self.is_sealed:
-            return self._cls_of_unit(modality, protein)
-        spec = self.layout.cls(modality)
-        chunk, row = divmod(protein, self.layout.protein_chunk_rows(spec))
-        name = self.layout.protein_files(spec)[chunk]
-        with self._cls_lock:
-            if name not in self._cls_checked:
-                checked_file(self.path, name, self._files)
-                self._cls_checked.add(name)
-        values = np.empty(spec.row_shape, dtype=spec.dtype)
-        descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self._catalogue.cls(modality, protein)
+
+    def _parts(self, modality: Modality, entries: Entries, packed: Packed, begin_B: Sequence[int]) -> list[Part]:
+        column = MODALITIES.index(modality)
+        self._check_present(modality, entries)
+        targets = [packed.features] if packed.index is None else [packed.features, packed.index]
+        arrays = list(zip(self.layout.row_arrays(modality), targets, strict=True))
+        starts, lengths = entries.start_BM[:, column].tolist(), entries.length_BM[:, column].tolist()
+        return [
+            [(Place(spec, start, rows), target[begin : begin + rows]) for spec, target in arrays]
+            for start, rows, begin in zip(starts, lengths, begin_B, strict=True)
+        ]
+
+    def _read(self, parts: Sequence[Part]) -> list[int]:
         try:
-            read = os.preadv(descriptor, [values.view(np.uint8).data], row * spec.row_bytes)
-        finally:
-            os.close(descriptor)
-        if read != spec.row_bytes:
-            raise CorruptStoreError(f"{self.path / name}: was cut while the store was open. Run amma-featurize verify.")
-        return values
+            return self._shards.read(parts, self._sum)
+        except NotFlatError:
+            return [self._read_alone(part) for part in parts]
 
-    def _cls_of_unit(self, modality: Modality, protein: int) -> np.ndarray:
-        unit = int(self._catalogue.start[modality][protein]) // self.layout.shard_rows
-        entry = read_entry(self.path, unit, self.header.plan_sha256)
-        facts = UnitFacts.from_bytes(checked_side_file(self.path, entry, side_file(unit)))
-        row: np.ndarray = facts.cls[modality][protein - entry.first]
-        return row
-
-    def _length_of(self, modality: Modality, protein: int) -> int:
-        if not self._catalogue.present[modality][protein]:
-            raise StoreError(f"{self.path}: protein {self._name(protein)} has no {modality} features")
-        return int(self._catalogue.length[modality][protein])
-
-    def _name(self, protein: int) -> str:
+    def _read_alone(self, part: Part) -> int:
         try:
-            return repr(self.ids[protein])
-        except CorruptStoreError:
-            return f"number {protein}"
+            return self._shards.read([part], self._sum)[0]
+        except NotFlatError:
+            return self._zarr.read([part], self._sum)[0]
 
-    def _ids_bytes(self) -> Any:
-        if self.is_sealed:
-            return pa.BufferReader(checked_file(self.path, IDS_FILE, self._files))
-        return pa.BufferReader(read_regular(self.path / IDS_FILE))
+    def _blamed(self, error: CorruptStoreError, entries: Entries, parts: Sequence[Part]) -> CorruptStoreError:
+        """The error again, with the protein at which it comes up."""
+        for name, part in zip(entries.ids, parts, strict=True):
+            try:
+                self._read([part])
+            except CorruptStoreError as again:
+                return CorruptStoreError(f"{again} Hit: protein {name!r}.")
+        return error
+
+    def _check_present(self, modality: Modality, entries: Entries) -> None:
+        absent_B = entries.length_BM[:, MODALITIES.index(modality)] == 0
+        if absent_B.any():
+            name = entries.ids[int(absent_B.argmax())]
+            raise StoreError(f"{self.path}: protein {name!r} has no {modality} features")
+
+    def _is_rewritten(self, seal: Seal) -> bool:
+        """Whether another program changed how rows are stored, which their metadata tell.
+
+        Raises `CorruptStoreError` if any other metadata are not as they were sealed, or if these do not fit the plan.
+        """
+        rows = {f"{spec.path}/{_METADATA}": spec for m in MODALITIES for spec in self.layout.row_arrays(m)}
+        for name in seal.files:
+            if name.endswith(_METADATA) and name not in rows and name != _METADATA:
+                checked_file(self._files, name, seal.files[name])
+        changed = [name for name in rows if FileRecord.of(self._files.read(name)) != seal.files.get(name)]
+        for name in changed:
+            self._zarr.check(rows[name])
+        if not changed:
+            checked_file(self._files, _METADATA, seal.files.get(_METADATA))
+            return False
+        log.warning(
+            "%s: %s is not what the seal says; rows are read through zarr, ten times slower, and checked all the same",
+            self._files.where,
+            changed[0],
+        )
+        return True

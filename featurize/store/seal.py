@@ -4,43 +4,68 @@ Every step writes files that are a pure function of the committed units, so a se
 done again; `seal.json` comes last.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from amma.featurize.store.documents import check_version, read_document
+from amma.featurize.store.digests import Digests, render_digests
+from amma.featurize.store.documents import check_version, parse_document, read_regular
 from amma.featurize.store.header import Header
 from amma.featurize.store.ids import stream_ids
+from amma.featurize.store.index import IndexWriter
 from amma.featurize.store.layout import (
+    DIGESTS_FOLDER,
     FORMAT,
+    IDS_BLOCK,
     IDS_FILE,
+    IDS_GROUP,
+    INDEX_FILE,
+    LEDGER_GROUP,
     PLAN_FILE,
     QUARANTINE_FILE,
     SEAL_FILE,
     VERSION,
     ArraySpec,
     Layout,
+    array_group,
+    digest_file,
     ledger_file,
     side_file,
 )
-from amma.featurize.store.ledger import LedgerEntry, check_sizes, checked_side_file, hash_of_ids, read_entry
+from amma.featurize.store.ledger import check_sizes, checked_side_file, hash_of_ids, read_entry
 from amma.featurize.store.shard import FileRecord, make_folder
 from amma.featurize.store.unit import UnitFacts
 from amma.manifests.errors import CorruptStoreError
 from amma.manifests.files import sha256_of_file, write_atomically, write_json_atomically
-from amma.manifests.quarantine import write_quarantine
+from amma.manifests.quarantine import Rejection, write_quarantine
 from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import MODALITIES
 
 
 @dataclass(frozen=True)
 class Seal:
-    """What `seal.json` says: every file that no ledger entry lists, and a hash over them all."""
+    """What `seal.json` says: a hash over every file that no ledger entry lists.
+
+    `files` is what stands in it; the rest are groups of files, each described by a table that is listed.
+    """
 
     files: dict[str, FileRecord]
     root: str
+
+    def everything(self, store: Path, layout: Layout) -> dict[str, FileRecord]:
+        """Every file that no ledger entry lists; of a group whose table is damaged, only the table."""
+        files = dict(self.files)
+        for group, names in layout.groups().items():
+            table = digest_file(group)
+            try:
+                data = read_regular(store / table)
+            except CorruptStoreError:
+                continue
+            if FileRecord.of(data) == self.files.get(table):
+                digests = Digests(data)
+                files.update((name, digests[number]) for number, name in enumerate(names[: len(digests)]))
+        return files
 
 
 def seal_store(store: Path, header: Header) -> Seal:
@@ -49,16 +74,15 @@ def seal_store(store: Path, header: Header) -> Seal:
     Raises `CorruptStoreError` if a committed unit is not what its ledger entry says.
     """
     layout = header.layout
-    entries = [read_entry(store, unit, header.plan_sha256) for unit in range(header.num_units)]
-    _check_ids(store / IDS_FILE, entries)
-    _write_protein_arrays(store, layout, entries)
+    tables, rejections = _write_protein_files(store, header)
     documents = layout.zarr_documents(sealed=True)
     write_documents(store, documents)
-    write_quarantine(store / QUARANTINE_FILE, (rejection for entry in entries for rejection in entry.rejections))
-    names = [PLAN_FILE, IDS_FILE, QUARANTINE_FILE, *documents, *(ledger_file(unit) for unit in range(header.num_units))]
-    for modality in MODALITIES:
-        for spec in layout.protein_arrays(modality):
-            names += layout.protein_files(spec)
+    write_quarantine(store / QUARANTINE_FILE, rejections)
+    tables[IDS_GROUP] = _block_records(store / IDS_FILE)
+    make_folder(store / DIGESTS_FOLDER)
+    for group, records in tables.items():
+        write_atomically(store / digest_file(group), render_digests(records))
+    names = [PLAN_FILE, IDS_FILE, QUARANTINE_FILE, INDEX_FILE, *documents, *map(digest_file, tables)]
     files = {name: _record(store / name) for name in sorted(names)}
     body = {"format": FORMAT, "version": VERSION, "files": {name: files[name].as_json() for name in files}}
     sealed = Seal(files, sha256_of_json(body))
@@ -68,8 +92,12 @@ def seal_store(store: Path, header: Header) -> Seal:
 
 def read_seal(store: Path) -> Seal:
     """Read `seal.json` and check its root hash; raises `StoreError` if it is of a newer version or damaged."""
-    path = store / SEAL_FILE
-    document = read_document(path)
+    return parse_seal(read_regular(store / SEAL_FILE), store / SEAL_FILE)
+
+
+def parse_seal(data: bytes, path: Path) -> Seal:
+    """As `read_seal`, of the bytes of a `seal.json` that was read from `path`."""
+    document = parse_document(data, path)
     body = {key: value for key, value in document.items() if key != "root"}
     damaged = CorruptStoreError(f"{path}: its root hash is not that of its content. Run amma-featurize verify.")
     if document.get("root") != sha256_of_json(body):
@@ -95,27 +123,47 @@ def _record(path: Path) -> FileRecord:
     return FileRecord(path.stat().st_size, sha256_of_file(path))
 
 
-def _check_ids(path: Path, entries: Sequence[LedgerEntry]) -> None:
-    """The ids of every unit, as its entry hashed them, are those of `ids.parquet`."""
-    ids = stream_ids(path)
-    for entry in entries:
-        if hash_of_ids([next(ids, "") for _ in range(entry.proteins)]) != entry.ids_sha256:
-            raise CorruptStoreError(
-                f"{path}: the ids of unit {entry.unit} are not those it was computed for. "
-                f"Remove {path.name} to have it written again."
-            )
+def _block_records(path: Path) -> list[FileRecord]:
+    with path.open("rb") as handle:
+        return [FileRecord.of(block) for block in iter(lambda: handle.read(IDS_BLOCK), b"")]
 
 
-def _write_protein_arrays(store: Path, layout: Layout, entries: Sequence[LedgerEntry]) -> None:
+def _write_protein_files(store: Path, header: Header) -> tuple[dict[str, list[FileRecord]], list[Rejection]]:
+    """Write the per-protein arrays and the index from the units, one unit in memory at a time.
+
+    Gives the records of the ledger's and of each array's files, and all late rejects.
+    """
+    layout = header.layout
     specs = [(modality, spec) for modality in MODALITIES for spec in layout.protein_arrays(modality)]
     columns = [(modality, spec.path.split("/")[1], _ColumnWriter(store, layout, spec)) for modality, spec in specs]
-    for entry in entries:
+    index = IndexWriter(store, header.num_proteins, header.plan_sha256)
+    ids = stream_ids(store / IDS_FILE)
+    ledger: list[FileRecord] = []
+    rejections: list[Rejection] = []
+    for unit in range(header.num_units):
+        entry = read_entry(store, unit, header.plan_sha256)
+        names = [next(ids, "") for _ in range(entry.proteins)]
+        if hash_of_ids(names) != entry.ids_sha256:
+            raise CorruptStoreError(
+                f"{store / IDS_FILE}: the ids of unit {unit} are not those it was computed for. "
+                f"Remove {IDS_FILE} to have it written again."
+            )
         check_sizes(store, entry)
-        facts = UnitFacts.from_bytes(checked_side_file(store, entry, side_file(entry.unit)))
+        facts = UnitFacts.from_bytes(checked_side_file(store, entry, side_file(unit)))
         for modality, name, writer in columns:
             writer.append(facts.column(modality, name))
-    for _, _, writer in columns:
-        writer.close()
+        start, length, crc32c, present = (
+            np.stack([facts.column(modality, name) for modality in MODALITIES], axis=1)
+            for name in ("start", "length", "crc32c", "present")
+        )
+        index.append(names, start, np.where(present, length, 0).astype(np.int64), crc32c)
+        ledger.append(_record(store / ledger_file(unit)))
+        rejections.extend(entry.rejections)
+    index.close()
+    tables = {LEDGER_GROUP: ledger}
+    for (_, spec), (_, _, writer) in zip(specs, columns, strict=True):
+        tables[array_group(spec)] = writer.close()
+    return tables, rejections
 
 
 class _ColumnWriter:
@@ -127,6 +175,7 @@ class _ColumnWriter:
         self._chunk = np.full((layout.protein_chunk_rows(spec), *spec.row_shape), spec.fill, dtype=spec.dtype)
         self._filled = 0
         self._files = iter(layout.protein_files(spec))
+        self._records: list[FileRecord] = []
 
     def append(self, rows: np.ndarray) -> None:
         while len(rows):
@@ -137,13 +186,16 @@ class _ColumnWriter:
             if self._filled == len(self._chunk):
                 self._flush()
 
-    def close(self) -> None:
+    def close(self) -> list[FileRecord]:
         if self._filled:
             self._flush()
+        return self._records
 
     def _flush(self) -> None:
         self._chunk[self._filled :] = self._spec.fill
         path = self._store / next(self._files)
         make_folder(path.parent)
-        write_atomically(path, self._chunk.tobytes())
+        data = self._chunk.tobytes()
+        write_atomically(path, data)
+        self._records.append(FileRecord.of(data))
         self._filled = 0

@@ -1,7 +1,8 @@
 """Check every file of a store against what was written, and say which proteins a damaged file hits.
 
 The chain of trust: `seal.json` carries its own root hash and lists every file that is not a unit's; among these are
-the ledger entries, and each lists the files of its unit. So nothing is believed before its hash has been checked.
+tables of the ledger entries and of the per-protein arrays' files, and each entry lists the files of its unit. So
+nothing is believed before its hash has been checked.
 """
 
 import hashlib
@@ -20,15 +21,18 @@ from amma.featurize.store.disk import human
 from amma.featurize.store.documents import is_sealed, read_regular
 from amma.featurize.store.filling import Progress
 from amma.featurize.store.header import Header, parse_header
-from amma.featurize.store.ids import StoredIds
+from amma.featurize.store.ids import StoredColumn
 from amma.featurize.store.layout import (
     IDS_FILE,
+    IDS_GROUP,
+    INDEX_FILE,
     LOCK_FILE,
     PLAN_FILE,
     QUARANTINE_FILE,
     SEAL_FILE,
     ArraySpec,
     Layout,
+    digest_file,
     ledger_file,
     side_file,
 )
@@ -108,7 +112,9 @@ class _Verifier:
         self.report = Verification(str(store), full=not quick)
         self.known: set[str] = set()
         """Files that belong to the store, found intact or not."""
-        self.names: StoredIds | None = None
+        self.names: StoredColumn | None = None
+        self.listed: dict[str, FileRecord] = {}
+        """What the seal says of every file that is not a unit's."""
 
     def run(self) -> Verification:
         inventory = self._walk()
@@ -124,7 +130,10 @@ class _Verifier:
         if seal is None:
             self._allow_unsealed(header)
         else:
-            for name, record in seal.files.items():
+            self.listed = seal.everything(self.store, header.layout)
+            for names in header.layout.groups().values():
+                self.known.update(names)  # also where the table that lists them is damaged
+            for name, record in self.listed.items():
                 if not name.startswith("ledger/"):
                     self._check(name, record, None, self._hit_by_column(header.layout, name))
         entries = list(self._entries(header, seal))
@@ -194,7 +203,7 @@ class _Verifier:
         except CorruptStoreError:
             return
         if seal is None or FileRecord.of(data) == seal.files.get(IDS_FILE):
-            names = StoredIds(lambda: pa.BufferReader(data), header.num_proteins)
+            names = StoredColumn(lambda: pa.BufferReader(data), "id", header.num_proteins)
             try:
                 names[0]
             except CorruptStoreError as error:
@@ -208,7 +217,8 @@ class _Verifier:
     def _allow_unsealed(self, header: Header) -> None:
         """What an unfinished store may hold beside its committed units, the beginnings of a seal among it."""
         layout = header.layout
-        self.known |= {IDS_FILE, LOCK_FILE, QUARANTINE_FILE, *layout.zarr_documents(sealed=True)}
+        self.known |= {IDS_FILE, LOCK_FILE, QUARANTINE_FILE, INDEX_FILE, *layout.zarr_documents(sealed=True)}
+        self.known |= {digest_file(group) for group in (IDS_GROUP, *layout.groups())}
         for modality in MODALITIES:
             for spec in layout.protein_arrays(modality):
                 self.known.update(layout.protein_files(spec))
@@ -257,7 +267,7 @@ class _Verifier:
         units = range(header.num_units) if seal is not None else committed_units(self.store)
         for unit in units:
             name = ledger_file(unit)
-            record = None if seal is None else seal.files.get(name)
+            record = self.listed.get(name)
             self.known.add(name)
             try:
                 if record is not None and not self._check(name, record, unit, ()):

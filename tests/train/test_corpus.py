@@ -25,7 +25,7 @@ def test_several_stores_are_numbered_through(two: list[Path]) -> None:
     assert corpus.num_proteins == len(corpus.ids) == 6
     assert list(corpus.ids) == [*one.ids, *other.ids] == [corpus.ids[protein] for protein in range(6)]
     assert corpus.kinds() == one.kinds() + other.kinds()
-    assert list(corpus.sequences()) == one.sequences() + other.sequences()
+    assert list(corpus.sequences()) == [*one.sequences(), *other.sequences()]
     assert corpus.root_hashes == [one.root_hash, other.root_hash]
     assert corpus.length(Modality.SEQ).tolist() == [*one.length(Modality.SEQ), *other.length(Modality.SEQ)]
     for protein in range(6):

@@ -1,0 +1,139 @@
+"""`index.bin`: one record of 64 bytes a protein, then their ids: what reading a protein needs, in two small reads.
+
+The per-protein Zarr arrays say the same, an array a column. Records exist so that a store of ten million proteins
+opens at once and a protein costs the same wherever it is, without any of it in memory. Each record closes with a
+crc32c over the plan's hash, the protein's number, the record and the id: a record that was damaged, moved, or belongs
+to another plan is refused when it is used.
+
+Legend: B proteins asked for, M modalities (in the order of `MODALITIES`).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from jaxtyping import Int64, UInt32
+
+from amma.featurize.store.files import Files
+from amma.featurize.store.layout import INDEX_FILE
+from amma.manifests.errors import CorruptStoreError
+from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory
+
+RECORD = np.dtype(
+    [
+        ("start", "<i8", 3),
+        ("length", "<u4", 3),
+        ("crc32c", "<u4", 3),
+        ("id_begin", "<u8"),
+        ("id_bytes", "<u4"),
+        ("check", "<u4"),
+    ]
+)
+"""`length` is 0 where a modality is not present; `id_begin` counts from the start of the file."""
+_CHECKED = RECORD.itemsize - 4
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What is known of some proteins: ids, first rows, numbers of rows (0 where not present), checksums."""
+
+    ids: tuple[str, ...]
+    start_BM: Int64[np.ndarray, "B M"]
+    length_BM: Int64[np.ndarray, "B M"]
+    crc32c_BM: UInt32[np.ndarray, "B M"]
+
+    def only(self, places: Sequence[int]) -> "Entries":
+        """The entries at some places."""
+        chosen = list(places)
+        ids = tuple(self.ids[place] for place in chosen)
+        return Entries(ids, self.start_BM[chosen], self.length_BM[chosen], self.crc32c_BM[chosen])
+
+
+class IndexReader:
+    """Look proteins up by number; every record is checked each time it is read."""
+
+    def __init__(self, files: Files, num_proteins: int, plan_sha256: str) -> None:
+        self._files = files
+        self._num_proteins = num_proteins
+        self._salt = _salt(plan_sha256)
+
+    def entries(self, proteins: Sequence[int]) -> Entries:
+        """The entries of `proteins`, in their order; raises `CorruptStoreError` for a damaged record."""
+        read = self._files.read_range
+        records, ids = [], []
+        for protein in proteins:
+            if not 0 <= protein < self._num_proteins:
+                raise IndexError(protein)
+            record = read(INDEX_FILE, protein * RECORD.itemsize, RECORD.itemsize)
+            id_begin = int.from_bytes(record[48:56], "little")
+            id_bytes = int.from_bytes(record[56:60], "little")
+            # A damaged place must not become a huge read.
+            name = read(INDEX_FILE, id_begin, id_bytes) if id_begin < 1 << 62 and id_bytes < 1 << 20 else b""
+            check = google_crc32c.extend(self._salt, protein.to_bytes(8, "little") + record[:_CHECKED] + name)
+            if len(record) < RECORD.itemsize or check != int.from_bytes(record[_CHECKED:], "little"):
+                raise CorruptStoreError(
+                    f"{self._files.where}/{INDEX_FILE}: the record of protein number {protein} is damaged. "
+                    "Run amma-featurize verify."
+                )
+            records.append(record)
+            ids.append(name.decode())
+        table = np.frombuffer(b"".join(records), dtype=RECORD)
+        return Entries(
+            tuple(ids), table["start"].astype(np.int64), table["length"].astype(np.int64), table["crc32c"].copy()
+        )
+
+
+class IndexWriter:
+    """Write the records of all proteins in order, some at a time, aside; `close` puts the file in its place."""
+
+    def __init__(self, store: Path, num_proteins: int, plan_sha256: str) -> None:
+        self._path = store / INDEX_FILE
+        self._aside = self._path.with_name(INDEX_FILE + TEMPORARY_SUFFIX)
+        self._records = self._aside.open("wb")
+        self._ids = self._aside.open("r+b")
+        self._id_begin = num_proteins * RECORD.itemsize
+        self._ids.seek(self._id_begin)
+        self._salt = _salt(plan_sha256)
+        self._number = 0
+
+    def append(
+        self,
+        ids: Sequence[str],
+        start_BM: Int64[np.ndarray, "B M"],
+        length_BM: Int64[np.ndarray, "B M"],
+        crc32c_BM: UInt32[np.ndarray, "B M"],
+    ) -> None:
+        """The next proteins; `length_BM` is 0 where a modality is not present."""
+        names = [name.encode() for name in ids]
+        sizes = np.array([len(name) for name in names], dtype=np.int64)
+        table = np.zeros(len(names), dtype=RECORD)
+        table["start"], table["length"], table["crc32c"] = start_BM, length_BM, crc32c_BM
+        table["id_bytes"], table["id_begin"] = sizes, self._id_begin + np.cumsum(sizes) - sizes
+        data = table.tobytes()
+        checks = []
+        for place, name in enumerate(names):
+            number = (self._number + place).to_bytes(8, "little")
+            record = data[place * RECORD.itemsize : place * RECORD.itemsize + _CHECKED]
+            checks.append(google_crc32c.extend(self._salt, number + record + name))
+        table["check"] = checks
+        self._records.write(table.tobytes())
+        self._ids.write(b"".join(names))
+        self._id_begin += int(sizes.sum())
+        self._number += len(names)
+
+    def close(self) -> None:
+        """Make it durable under its name."""
+        for handle in (self._ids, self._records):
+            handle.flush()
+            os.fsync(handle.fileno())
+            handle.close()
+        self._aside.replace(self._path)
+        fsync_directory(self._path.parent)
+
+
+def _salt(plan_sha256: str) -> int:
+    crc: int = google_crc32c.value(bytes.fromhex(plan_sha256))
+    return crc
