@@ -42,14 +42,26 @@ class RandomEsmOptions(Settings):
     long: Literal["truncate", "skip"] = "truncate"
 
 
-class FileOptions(Settings):
-    """Another weights file (or Hugging Face folder) than the known one."""
+class BackendOptions(Settings):
+    """Whose code runs a GearNet: ours, or torchdrug in an environment of its own (always in fp32)."""
+
+    backend: Literal["amma", "torchdrug"] = "amma"
+
+
+class GearNetEdgeOptions(BackendOptions):
+    """Another weights file than the known one."""
 
     file: Path | None = None
 
 
-class RandomGearNetOptions(Settings):
-    """Seed of a GearNet-Edge with random weights, at toy size."""
+class GearNetOptions(BackendOptions):
+    """The weights of a GearNet without edge layers: none are published, so the file must be given."""
+
+    file: Path
+
+
+class RandomGearNetOptions(BackendOptions):
+    """Seed of a GearNet-Edge or a GearNet with random weights, at toy size."""
 
     seed: int = 0
 
@@ -107,19 +119,29 @@ def random_esm(spec: EncoderSpec, place: Place) -> Encoder:
 
 
 def published_gearnet(spec: EncoderSpec, place: Place) -> Encoder:
-    """GearNet-Edge with its published weights."""
-    from amma.featurize.encoders.gearnet_encoder import GearNetEncoder
+    """GearNet-Edge with its published weights, or a plain GearNet with those of a file."""
+    from amma.featurize.encoders.gearnet import GearNetConfig
+    from amma.featurize.encoders.gearnet_backend import gearnet_by
+    from amma.featurize.encoders.gearnet_weights import load_gearnet
 
-    with _file(_options(FileOptions, spec).file, spec, place) as path:
-        return GearNetEncoder.from_file(path, max_residues=place.max_residues, device=place.device)
+    edges = spec.name.endswith("-edge")
+    options = _options(GearNetEdgeOptions, spec) if edges else _options(GearNetOptions, spec)
+    with _file(options.file, spec, place) as path:
+        model, sha256 = load_gearnet(path, GearNetConfig(edges=edges))
+    return gearnet_by(options.backend, model, sha256, place, random_weights=False)
 
 
 def random_gearnet(spec: EncoderSpec, place: Place) -> Encoder:
-    """GearNet-Edge at toy size with random weights."""
-    from amma.featurize.encoders.gearnet_encoder import GearNetEncoder
+    """GearNet-Edge or a plain GearNet at toy size with random weights."""
+    from amma.featurize.encoders import gearnet_weights
+    from amma.featurize.encoders.gearnet_backend import gearnet_by
+    from amma.featurize.encoders.gearnet_encoder import TINY
+    from amma.featurize.encoders.weights import sha256_of_state
 
     options = _options(RandomGearNetOptions, spec)
-    return GearNetEncoder.random(seed=options.seed, max_residues=place.max_residues, device=place.device)
+    config = TINY.model_copy(update={"edges": spec.name.endswith("-edge")})
+    model = gearnet_weights.random_gearnet(options.seed, config)
+    return gearnet_by(options.backend, model, sha256_of_state(model), place, random_weights=True)
 
 
 def published_text(spec: EncoderSpec, place: Place) -> Encoder:

@@ -1,4 +1,8 @@
-"""The structure encoder: GearNet-Edge over the whole chain, several proteins in one disjoint graph."""
+"""The structure encoder: GearNet-Edge, or the plain GearNet, over whole chains, several in one disjoint graph.
+
+Memory goes with the residues of the graph, and is bounded by what a batch may cost: where chains are longer than the
+rows that are wanted of them, a batch is computed in several pieces.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +11,8 @@ from typing import Any
 import torch
 
 from amma.featurize.encoders.gearnet import GearNet, GearNetConfig
+from amma.featurize.encoders.gearnet_frozen import DTYPES, FrozenGearNet
+from amma.featurize.encoders.gearnet_rows import chain_of, groups_within_cost, keep_rows, num_rows
 from amma.featurize.encoders.gearnet_weights import load_gearnet, random_gearnet
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
 from amma.featurize.encoders.residue_graph import RESIDUE_TABLE, build_graph
@@ -18,11 +24,9 @@ TINY = GearNetConfig(hidden_widths=(16,) * 6)
 
 
 class GearNetEncoder:
-    """Features of every residue that has a Cα, by a frozen GearNet-Edge.
+    """Features of every residue that has a Cα, by a frozen GearNet; rows as in `gearnet_rows`.
 
-    The graph is that of the whole chain. `max_residues` only limits which residues get a row: those before that index
-    of the sequence, so that structure and sequence features cover the same residues where the sequence encoder has a
-    limit; None gives all.
+    `precision` (fp32, bf16, fp16) is that of matrices, products and edge features.
     """
 
     modality = Modality.STR
@@ -35,14 +39,16 @@ class GearNetEncoder:
         random_weights: bool = False,
         max_residues: int | None = None,
         device: str = "cpu",
+        precision: str = "fp32",
     ) -> None:
-        self.name = "random-gearnet-edge" if random_weights else "gearnet-edge"
+        self.name = model.config.name(random=random_weights)
         self.random_weights = random_weights
         self.config = model.config
         self.width = model.config.width
         self.max_residues = max_residues
         self._weights_sha256 = weights_sha256
-        self._model = model.to(device).eval().requires_grad_(False)
+        self._model = FrozenGearNet(model.to(device).eval().requires_grad_(False), precision)
+        self._precision = precision
         self._device = device
 
     @classmethod
@@ -53,10 +59,11 @@ class GearNetEncoder:
         *,
         max_residues: int | None = None,
         device: str = "cpu",
+        precision: str = "fp32",
     ) -> "GearNetEncoder":
         """Load torchdrug's weights; without `config`, in their published size. `WeightsError` if they do not fit."""
         model, sha256 = load_gearnet(path, config or GearNetConfig())
-        return cls(model, weights_sha256=sha256, max_residues=max_residues, device=device)
+        return cls(model, weights_sha256=sha256, max_residues=max_residues, device=device, precision=precision)
 
     @classmethod
     def random(
@@ -66,21 +73,28 @@ class GearNetEncoder:
         config: GearNetConfig = TINY,
         max_residues: int | None = None,
         device: str = "cpu",
+        precision: str = "fp32",
     ) -> "GearNetEncoder":
         """The same class with seeded random weights, by default at toy size; torch's random state is left alone."""
         model = random_gearnet(seed, config)
-        sha256 = sha256_of_state(model)
-        return cls(model, weights_sha256=sha256, random_weights=True, max_residues=max_residues, device=device)
+        return cls(
+            model,
+            weights_sha256=sha256_of_state(model),
+            random_weights=True,
+            max_residues=max_residues,
+            device=device,
+            precision=precision,
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the numbers."""
         return {
-            "encoder": "gearnet-edge",
+            "encoder": self.config.name(random=False),
             "backend": "amma",
             "architecture": self.config.model_dump(mode="json"),
             "weights_sha256": self._weights_sha256,
             "random_weights": self.random_weights,
-            "dtype": "float32",
+            "dtype": str(DTYPES[self._precision]).removeprefix("torch."),
             "residue_table": RESIDUE_TABLE,
             "crowded": "the first max_neighbors by index",
             "long": "graph of the whole chain",
@@ -89,36 +103,26 @@ class GearNetEncoder:
 
     def lengths(self, proteins: Sequence[Protein]) -> list[int]:
         """Residues with a Cα, of those before `max_residues`; 0 without a structure."""
-        return [0 if protein.structure is None else self._num_rows(protein) for protein in proteins]
+        return [num_rows(protein, self.max_residues) for protein in proteins]
 
     def cost(self, rows: int) -> int:
-        """Residues: edges grow with them."""
+        """Residues: edges grow with them. What a batch's chains have beyond their rows, `encode` computes in pieces."""
         return rows
 
-    @torch.inference_mode()
     def encode(self, batch: Sequence[EncoderInput]) -> list[Encoded]:
         """Features of each protein; `index` holds the residue of each row."""
-        if not batch:
-            return []
-        chains = [_chain_of(item) for item in batch]
+        encoded = []
+        for group in groups_within_cost([chain_of(item) for item in batch], self.max_residues):
+            encoded += self._encode(group)
+        return encoded
+
+    def _encode(self, chains: Sequence[Chain]) -> list[Encoded]:
         traces = [(chain.letters, torch.tensor(chain.ca, device=self._device)) for chain in chains]
-        features_ND = self._model(build_graph(traces, self.config.graph)).cpu().numpy()
+        graph = build_graph(traces, self.config.graph, line=self.config.edges)
+        features_ND = self._model(graph).cpu().numpy()
         encoded = []
         start = 0
         for chain in chains:
-            features_RD = features_ND[start : start + len(chain.residue)]
+            encoded.append(keep_rows(chain, features_ND[start : start + len(chain.residue)], self.max_residues))
             start += len(chain.residue)
-            wanted_R = slice(None) if self.max_residues is None else chain.residue < self.max_residues
-            encoded.append(Encoded(features=features_RD[wanted_R].copy(), index=chain.residue[wanted_R].copy()))
         return encoded
-
-    def _num_rows(self, protein: Protein) -> int:
-        length = len(protein.sequence)
-        limit = length if self.max_residues is None else min(length, self.max_residues)
-        return limit - sum(residue < limit for residue in set(protein.unresolved))
-
-
-def _chain_of(item: EncoderInput) -> Chain:
-    if item.chain is None:
-        raise ValueError(f"{item.protein.id!r}: a structure encoder needs the protein's chain")
-    return item.chain

@@ -42,12 +42,17 @@ def load_gearnet(path: Path, config: GearNetConfig) -> tuple[GearNet, str]:
     """
     if not path.is_file():
         published = known_weights()[PUBLISHED]
+        if not config.edges:
+            raise WeightsError(
+                f"{path}: no such weights file. None of a plain GearNet are published; give those that you trained "
+                "with torchdrug (https://github.com/DeepGraphLearning/GearNet), or use encoder gearnet-edge."
+            )
         raise WeightsError(
             f"{path}: no such weights file. Those of GearNet-Edge are {published.file}: get them from "
             f"{published.address} and put them into {path.parent}."
         )
     loaded = _load_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)
-    state = _state_of(loaded)
+    state = _state_of(loaded, edges=config.edges)
     model = GearNet(config)
     load_state(model, state, source=str(path))
     return model.eval(), loaded.sha256
@@ -69,7 +74,7 @@ def random_gearnet(seed: int, config: GearNetConfig) -> GearNet:
     chains = [(letters, torch.from_numpy(position)) for letters, position in synthetic_chains(seed)]
     everything = CALIBRATION_CHAINS * CALIBRATION_LENGTH**2
     with torch.no_grad():
-        measured(build_graph(chains, config.graph, pairs_per_block=everything))
+        measured(build_graph(chains, config.graph, line=config.edges, pairs_per_block=everything))
     for norm, source in zip(_batch_norms(model), norms, strict=True):
         if norm.running_mean is not None and source.running_mean is not None:
             norm.running_mean.copy_(source.running_mean.half())
@@ -133,17 +138,25 @@ def _load_safetensors(path: Path) -> LoadedFile:
         raise WeightsError(f"{path}: not a readable safetensors file ({one_line(error)}). Get it again.") from error
 
 
-def _state_of(loaded: LoadedFile) -> dict[str, Tensor]:
-    """The state of a checkpoint, if it is a bare one as torchdrug's are."""
+def _state_of(loaded: LoadedFile, *, edges: bool) -> dict[str, Tensor]:
+    """The state of a checkpoint, if it is a bare one as torchdrug's are, with or without edge layers as wanted."""
     data: Any = loaded.data
     if not isinstance(data, dict) or not all(isinstance(value, Tensor) for value in data.values()):
         raise WeightsError(
             f"{loaded.path}: holds something other than the parameters of a GearNet. Expected the plain state_dict "
             f"that torchdrug publishes as {known_weights()[PUBLISHED].file}."
         )
-    if "layers.0.linear.weight" in data and not any(name.startswith("edge_layers.") for name in data):
-        raise WeightsError(
-            f"{loaded.path}: a GearNet without edge layers; this encoder is GearNet-Edge, which torchdrug builds with "
-            f"num_angle_bin=8. Use {known_weights()[PUBLISHED].file} from {known_weights()[PUBLISHED].address}."
-        )
+    if "layers.0.linear.weight" in data:
+        has_edges = any(name.startswith("edge_layers.") for name in data)
+        known = known_weights()[PUBLISHED]
+        if edges and not has_edges:
+            raise WeightsError(
+                f"{loaded.path}: a GearNet without edge layers; this encoder is GearNet-Edge, which torchdrug builds "
+                f"with num_angle_bin=8. Use {known.file} from {known.address}, or encoder gearnet for the plain one."
+            )
+        if has_edges and not edges:
+            raise WeightsError(
+                f"{loaded.path}: a GearNet-Edge; this encoder is the plain GearNet, which has no edge layers. "
+                "Use encoder gearnet-edge for these weights."
+            )
     return data

@@ -28,6 +28,8 @@ ENCODERS: dict[str, str] = {
     "huggingface-seq": "amma.featurize.encoders.huggingface_sequence:build",
     "gearnet-edge": "amma.featurize.encoders.builders:published_gearnet",
     "random-gearnet-edge": "amma.featurize.encoders.builders:random_gearnet",
+    "gearnet": "amma.featurize.encoders.builders:published_gearnet",
+    "random-gearnet": "amma.featurize.encoders.builders:random_gearnet",
     "pubmedbert": "amma.featurize.encoders.builders:published_text",
     "huggingface-text": "amma.featurize.encoders.builders:huggingface_text",
     "random-bert": "amma.featurize.encoders.builders:random_text",

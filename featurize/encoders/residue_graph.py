@@ -98,7 +98,7 @@ class RowSums:
 
 @dataclass(frozen=True, slots=True)
 class LineBlock:
-    """The line graph as seen by a run of pairs: per angle bin, which pairs lead to each pair.
+    """The line graph as seen by a run of pairs: per angle bin or group of bins, which pairs lead to each pair.
 
     Targets are counted from `pairs.start`, sources from the first pair of the graph; `edges` are those of the pairs.
     """
@@ -167,12 +167,15 @@ def build_graph(
     config: GraphConfig,
     *,
     edges: Sequence[Int64[Tensor, "_ 3"]] | None = None,
+    line: bool = True,
     pairs_per_block: int = PAIRS_PER_BLOCK,
+    bins_at_once: int = 1,
 ) -> ResidueGraph:
     """The graph of several chains, each given by its letters and Cα positions in Å.
 
     `edges`, one table (in, out, relation) per chain, replaces the edges that `find_edges` would find. Edges are decided
-    in float32; distances and angles are of the positions' own precision. Memory beyond the graph itself is bounded by
+    in float32; distances and angles are of the positions' own precision. `line` is False for a network that has no use
+    for the line graph. `bins_at_once` angle bins share one matrix product. Memory beyond the graph itself is bounded by
     `pairs_per_block` and `DISTANCES_AT_ONCE`. An empty chain has no nodes and disturbs nothing.
     """
     position_N3 = torch.cat([position for _, position in chains])
@@ -203,7 +206,9 @@ def build_graph(
         pair_offset=pair_offset,
         node_sums=tuple(replace(sums, source_S=in_E[sums.source_S]) for sums in edge_sums),
         edge_sums=edge_sums,
-        line=_line_blocks(key_P, pair_offset, position_N3, config.num_angle_bins, pairs_per_block),
+        line=_line_blocks(key_P, pair_offset, position_N3, config.num_angle_bins, pairs_per_block, bins_at_once)
+        if line
+        else (),
     )
 
 
@@ -247,6 +252,7 @@ def _line_blocks(
     position_N3: Float[Tensor, "N 3"],
     num_bins: int,
     pairs_per_block: int,
+    bins_at_once: int,
 ) -> tuple[LineBlock, ...]:
     """The line graph over pairs sorted by (out, in), a run of pairs at a time."""
     num_nodes = len(position_N3)
@@ -264,7 +270,8 @@ def _line_blocks(
         within_T = torch.arange(len(pair_T), device=pair_T.device) - _starts(count_B)[pair_T]
         source_T = first_N[middle_B][pair_T] + within_T
         bin_T = angle_bins(vector_P3[start:stop][pair_T], -vector_P3[source_T], num_bins)
-        sums = (_row_sums(bin_T, range(angle_bin, angle_bin + 1), pair_T, source_T) for angle_bin in range(num_bins))
+        groups = (range(first, min(first + bins_at_once, num_bins)) for first in range(0, num_bins, bins_at_once))
+        sums = (_row_sums(bin_T, group, pair_T, source_T) for group in groups)
         blocks.append(LineBlock(slice(start, stop), slice(*edges), tuple(sums)))
     return tuple(blocks)
 
