@@ -17,12 +17,11 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from amma.featurize.encoders.buckets import length_buckets
+from amma.featurize.encoders.precision import DTYPES
 from amma.featurize.encoders.weights import find_in_huggingface_cache, one_line
 from amma.manifests.errors import ConfigError, WeightsError
 from amma.manifests.files import sha256_of_file
 from amma.manifests.settings import sha256_of_json
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 DECISIVE = (
     "model_type",
@@ -91,7 +90,7 @@ class HuggingFaceModel:
         self._architecture = {key: value for key in DECISIVE if (value := getattr(config, key, None)) is not None}
         self._weights_sha256 = weights_sha256
         self._device = device
-        self._dtype = PRECISIONS[precision]
+        self._dtype = DTYPES[precision]
         self._model = model.to(device).eval().requires_grad_(False)
         # Not `model.to(dtype)`: that rounds the frequencies of rotary positions too, which are a buffer.
         for parameter in self._model.parameters():
