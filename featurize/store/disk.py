@@ -58,15 +58,15 @@ def check_room(store: Path, needed: int, *, safe: int, total: int) -> None:
 
 
 @contextmanager
-def disk_full_is_said(store: Path, safe: Callable[[], int], total: int) -> Iterator[None]:
-    """Turn "no space left" into `StoreError` `E_DISK`; `safe` counts the committed units when that happens."""
+def disk_full_is_said(store: Path, safe: Callable[[], str]) -> Iterator[None]:
+    """Turn "no space left" into `StoreError` `E_DISK`; `safe` says how many units are when that happens."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StoreError(
-            f"{store}: the disk is full ({human(free_bytes(store))} free); {safe()} of {total} units are "
-            "safe. Make room, then run the same command again: it goes on from there.",
+            f"{store}: the disk is full ({human(free_bytes(store))} free); {safe()} units are safe. Make room, then "
+            "run the same command again: it goes on from there.",
             code="E_DISK",
         ) from error

@@ -5,8 +5,9 @@ Where the numbers come from is an `Origin`: frozen encoders (`encoding.py`) or a
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,7 +20,7 @@ from amma.featurize.store.documents import is_sealed
 from amma.featurize.store.fingerprint import check_fingerprint, plain
 from amma.featurize.store.header import Header, read_header
 from amma.featurize.store.ids import ROWS_PER_GROUP, planned_kinds, write_ids
-from amma.featurize.store.layout import IDS_FILE, LEDGER_FOLDER, LOCK_FILE, PLAN_FILE, UNITS_FOLDER, side_file
+from amma.featurize.store.layout import IDS_FILE, LEDGER_FOLDER, PLAN_FILE, UNITS_FOLDER, ArraySpec, side_file
 from amma.featurize.store.ledger import (
     LedgerEntry,
     check_sizes,
@@ -29,11 +30,11 @@ from amma.featurize.store.ledger import (
     read_entry,
     sweep,
 )
-from amma.featurize.store.lock import StoreLock
+from amma.featurize.store.lock import StoreLock, is_lock_file
 from amma.featurize.store.plan import Plan, Survey, make_plan
 from amma.featurize.store.seal import read_seal, seal_store, write_documents
 from amma.featurize.store.settings import StoreSettings
-from amma.featurize.store.shard import FileRecord, StockReader, make_folder, write_shard
+from amma.featurize.store.shard import FileRecord, StockReader, make_folder, shard_record, write_shard
 from amma.featurize.store.stopping import StopSignals
 from amma.featurize.store.unit import UnitContents
 from amma.manifests.errors import StoreError
@@ -41,6 +42,9 @@ from amma.manifests.files import TEMPORARY_SUFFIX, write_atomically, write_json_
 from amma.manifests.table import MODALITIES, Modality
 
 log = logging.getLogger(__name__)
+
+WRITERS = 8
+"""Threads that write, hash and measure a unit: as many as arrays and modalities."""
 
 Advance = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[Advance]]
@@ -103,13 +107,23 @@ def fill_store(
     """
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: is a file; a store is a folder. Give another path.")
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        with StoreLock(path):
-            return _fill_locked(path, origin, settings, progress)
-    finally:
-        if not any(path.iterdir()):
-            path.rmdir()
+    with disk_full_is_said(path, lambda: _num_safe(path)):
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            with StoreLock(path) as lock:
+                return _fill_locked(path, origin, settings, progress, lock)
+        finally:
+            with suppress(OSError):  # of a folder that is not empty: another run begins in it
+                path.rmdir()
+
+
+def _num_safe(path: Path) -> str:
+    """`3 of 7` units; without the 7 before there is a plan."""
+    done = len(committed_units(path))
+    with suppress(StoreError):
+        if (header := read_header(path)) is not None:
+            return f"{done} of {header.num_units}"
+    return str(done)
 
 
 def preview(path: Path, origin: Origin, settings: StoreSettings) -> Preview:
@@ -125,7 +139,8 @@ def _plan(path: Path, origin: Origin, asked: StoreSettings) -> tuple[Header, Pla
     """The plan of this run; raises unless it is the one the store was begun with."""
     recorded = read_header(path)
     if recorded is None and path.exists():
-        strangers = {entry.name for entry in path.iterdir()} - {LOCK_FILE, PLAN_FILE + TEMPORARY_SUFFIX}
+        strangers = {entry.name for entry in path.iterdir() if not is_lock_file(entry.name)}
+        strangers.discard(PLAN_FILE + TEMPORARY_SUFFIX)
         if strangers:
             raise StoreError(f"{path}: holds other things ({min(strangers)}) and no store. Give a new path.")
     settings = asked.resolved(None if recorded is None else recorded.settings)
@@ -168,7 +183,7 @@ def _count_kinds(plan: Plan) -> dict[str, int]:
     return dict(counts)
 
 
-def _fill_locked(path: Path, origin: Origin, asked: StoreSettings, progress: Progress) -> Outcome:
+def _fill_locked(path: Path, origin: Origin, asked: StoreSettings, progress: Progress, lock: StoreLock) -> Outcome:
     header, plan = _plan(path, origin, asked)
     if is_sealed(path):
         entries = [read_entry(path, unit, header.plan_sha256) for unit in range(header.num_units)]
@@ -183,21 +198,22 @@ def _fill_locked(path: Path, origin: Origin, asked: StoreSettings, progress: Pro
         log.info("resuming: %d/%d units committed, %d partial discarded", len(done), plan.num_units, partial)
     pending = sorted(set(range(plan.num_units)) - set(done))
     check_room(path, estimate(plan, layout, pending), safe=len(done), total=plan.num_units)
-    with disk_full_is_said(path, lambda: len(committed_units(path)), plan.num_units):
-        documents = layout.zarr_documents(sealed=False)
-        _begin(path, header, plan, origin, documents)
-        with StopSignals() as stop, progress(_rows(plan, pending)) as advance:
-            stock = StockReader(documents)
-            for unit in pending:
-                stop.check(len(done), plan.num_units)
-                contents = UnitContents(plan, layout, unit)
-                origin.fill(contents, advance)
-                entry = write_unit(path, contents, stock)
-                commit(path, entry)
-                entries.append(entry)
-                done.append(unit)
+    documents = layout.zarr_documents(sealed=False)
+    _begin(path, header, plan, origin, documents)
+    with StopSignals() as stop, progress(_rows(plan, pending)) as advance:
+        stock = StockReader(documents)
+        for unit in pending:
             stop.check(len(done), plan.num_units)
-        root = seal_store(path, header).root
+            contents = UnitContents(plan, layout, unit)
+            origin.fill(contents, advance)
+            lock.check()
+            entry = write_unit(path, contents, stock)
+            commit(path, entry)
+            entries.append(entry)
+            done.append(unit)
+        stop.check(len(done), plan.num_units)
+    lock.check()
+    root = seal_store(path, header).root
     return Outcome(header, root, _num_rejected(entries), len(pending), was_sealed=False)
 
 
@@ -223,22 +239,37 @@ def _begin(path: Path, header: Header, plan: Plan, origin: Origin, documents: di
 def write_unit(path: Path, contents: UnitContents, stock: StockReader) -> LedgerEntry:
     """Write the files of one unit and give their receipt; nothing counts until that is in the ledger."""
     layout, unit = contents.layout, contents.unit
-    files: dict[str, FileRecord] = {}
+    shards = {spec.chunk_file(unit): (spec, rows) for spec, rows in unit_shards(contents)}
+    # A shard waits for the disk most of the time: meanwhile the others are hashed, and the channels measured.
+    with ThreadPoolExecutor(WRITERS) as pool:
+        written = [pool.submit(write_shard, path, layout, spec, unit, rows, stock) for spec, rows in shards.values()]
+        measured = {modality: pool.submit(contents.measured, modality) for modality in MODALITIES}
+        hashed = {name: pool.submit(shard_record, layout, spec, rows) for name, (spec, rows) in shards.items()}
+        for writing in written:
+            writing.result()
+        facts = contents.facts_from({modality: measured[modality].result() for modality in MODALITIES}).to_bytes()
+    write_atomically(path / side_file(unit), facts)
+    return receipt(contents, {name: hashing.result() for name, hashing in hashed.items()}, facts)
+
+
+def unit_shards(contents: UnitContents) -> Iterator[tuple[ArraySpec, np.ndarray]]:
+    """The arrays in which a unit has rows, with these."""
     for modality in MODALITIES:
-        for spec in layout.row_arrays(modality):
+        for spec in contents.layout.row_arrays(modality):
             rows = contents.rows[spec.path]
             if len(rows):
-                files[spec.chunk_file(unit)] = write_shard(path, layout, spec, unit, rows, stock)
-    facts = contents.facts().to_bytes()
-    write_atomically(path / side_file(unit), facts)
-    files[side_file(unit)] = FileRecord.of(facts)
+                yield spec, rows
+
+
+def receipt(contents: UnitContents, shards: Mapping[str, FileRecord], facts: bytes) -> LedgerEntry:
+    """The ledger entry of a unit whose files are these."""
     return LedgerEntry(
-        unit=unit,
+        unit=contents.unit,
         first=contents.positions.start,
         proteins=len(contents.positions),
         ids_sha256=hash_of_ids(contents.ids),
         plan_sha256=contents.plan.sha256,
-        files=files,
+        files={**shards, side_file(contents.unit): FileRecord.of(facts)},
         rejections=tuple(contents.rejections),
         splits=tuple(contents.splits),
     )

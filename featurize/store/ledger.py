@@ -4,7 +4,8 @@ Writing shards and committing them are apart: whoever computed a unit returns it
 one process that holds the store's lock puts entries into the ledger.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from amma.manifests.files import TEMPORARY_SUFFIX, write_json_atomically
 from amma.manifests.quarantine import Rejection
 from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import MODALITIES, Modality
+
+REPAIR_FOLDER = f"repair{TEMPORARY_SUFFIX}"
+"""Where `repair` builds what it has not proven yet; never a part of a store."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,18 @@ def checked_side_file(store: Path, entry: LedgerEntry, name: str) -> bytes:
 def sweep(store: Path, layout: Layout, committed: Iterable[int]) -> int:
     """Remove what a killed run left: temporary files, and files of units without an entry.
 
-    Gives how many units were found half made.
+    Gives how many units were found half made. Raises `CorruptStoreError` for a symbolic link anywhere in the store:
+    what is written through one lands elsewhere.
     """
-    for path in sorted(store.rglob(f"*{TEMPORARY_SUFFIX}")):
-        path.unlink()
+    for entry in list(entries_below(store)):
+        if entry.is_symlink():
+            raise CorruptStoreError(
+                f"{entry.path}: is a symbolic link; a store holds plain files and folders only. Remove it, and run "
+                "the same command again."
+            )
+        if entry.name.endswith(TEMPORARY_SUFFIX) and entry.is_file():
+            Path(entry.path).unlink(missing_ok=True)
+    remove_folder(store / REPAIR_FOLDER)
     kept = set(committed)
     partial: set[int] = set()
     folders = [store / spec.path / "c" for modality in MODALITIES for spec in layout.row_arrays(modality)]
@@ -136,7 +148,22 @@ def sweep(store: Path, layout: Layout, committed: Iterable[int]) -> int:
             if not path.stem.isdigit() or int(path.stem) in kept:
                 continue
             partial.add(int(path.stem))
-            for inner in path.iterdir() if path.is_dir() else []:
-                inner.unlink()
-            path.rmdir() if path.is_dir() else path.unlink()
+            remove_folder(path) if path.is_dir() else path.unlink()
     return len(partial)
+
+
+def entries_below(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """Everything below a folder, at any depth; symbolic links are given and not followed."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from entries_below(entry.path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of plain files, if it is there."""
+    if folder.is_dir():
+        for entry in reversed(list(entries_below(folder))):
+            Path(entry.path).rmdir() if entry.is_dir(follow_symlinks=False) else Path(entry.path).unlink()
+        folder.rmdir()

@@ -3,6 +3,7 @@
 Slots number the proteins of a unit from 0. Rows of a protein that could not be encoded stay zeros.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,14 @@ class Split:
     modality: Modality
     batch: int
     sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What takes time to tell of a unit's n proteins in one modality."""
+
+    crc32c: UInt32[np.ndarray, " n"]
+    moments: ChannelMoments
 
 
 class UnitContents:
@@ -102,21 +111,24 @@ class UnitContents:
 
     def facts(self) -> "UnitFacts":
         """What is kept of the unit beside its shards."""
-        crc32c: dict[Modality, np.ndarray] = {}
-        moments: dict[Modality, ChannelMoments] = {}
-        for modality in MODALITIES:
-            spans = [self._span(modality, slot) for slot in range(len(self.positions))]
-            features, index = self._features(modality), INDEX_ARRAYS.get(modality)
-            values = [
-                checksum(features[span], None if index is None else self.rows[index.path][span]) for span in spans
-            ]
-            crc32c[modality] = np.array(values, dtype=np.uint32)
-            row_present = np.zeros(len(features), dtype=np.bool_)
-            for span, present in zip(spans, self.present[modality], strict=True):
-                row_present[span] = present
-            moments[modality] = moments_of(features, row_present)
+        return self.facts_from({modality: self.measured(modality) for modality in MODALITIES})
+
+    def facts_from(self, measured: Mapping[Modality, "Measured"]) -> "UnitFacts":
+        """As `facts`, of what `measured` gave, perhaps in several threads."""
         start = {modality: self.plan.start(self.unit, modality) for modality in MODALITIES}
+        crc32c = {modality: measured[modality].crc32c for modality in MODALITIES}
+        moments = {modality: measured[modality].moments for modality in MODALITIES}
         return UnitFacts(start, dict(self.length), crc32c, dict(self.present), dict(self.cls), moments)
+
+    def measured(self, modality: Modality) -> "Measured":
+        """The checksums of all proteins in a modality, and the moments of their rows."""
+        spans = [self._span(modality, slot) for slot in range(len(self.positions))]
+        features, index = self._features(modality), INDEX_ARRAYS.get(modality)
+        values = [checksum(features[span], None if index is None else self.rows[index.path][span]) for span in spans]
+        row_present = np.zeros(len(features), dtype=np.bool_)
+        for span, present in zip(spans, self.present[modality], strict=True):
+            row_present[span] = present
+        return Measured(np.array(values, dtype=np.uint32), moments_of(features, row_present))
 
     def _features(self, modality: Modality) -> np.ndarray:
         return self.rows[self.layout.features(modality).path]

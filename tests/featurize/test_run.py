@@ -285,7 +285,7 @@ def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_to_the_same_bytes(
     featurize(manifest, memory_folder / "whole.zarr", fake_encoders(), SMALL)
     fsync = os.fsync
     messages = []
-    for last in range(1, 200, 9):
+    for last in range(1, 200, 5):
         calls = 0
 
         def full(descriptor: int, last: int = last) -> None:
@@ -302,7 +302,7 @@ def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_to_the_same_bytes(
         except StoreError as error:
             messages.append(f"{error.code}: {error}")
     safe = {
-        re.search(r"E_DISK: .* the disk is full .* (\d+) of \d+ units are safe", message)[1] for message in messages
+        re.search(r"E_DISK: .* the disk is full .* (\d+)(?: of \d+)? units are safe", message)[1] for message in messages
     }
     assert len(safe) > 3
     monkeypatch.setattr(os, "fsync", fsync)
