@@ -70,6 +70,11 @@ class EncoderOrigin:
             lengths = self._encoders[modality].lengths([batch[number] for number in having])
             for number, length in zip(having, lengths, strict=True):
                 rows[modality][number] = length
+        for number, length in enumerate(rows[Modality.SEQ]):
+            if not length:
+                # Left out whole, with no rows in any array; `fill` says why.
+                for modality in MODALITIES:
+                    rows[modality][number] = 0
         return rows
 
     def identities(self, rows: Int64[np.ndarray, " n"]) -> tuple[list[str], list[str]]:
@@ -81,6 +86,7 @@ class EncoderOrigin:
         """Encode one unit; the sequence first, since a protein without it is left out whole."""
         _limit_threads(contents.plan.settings.threads)
         proteins = self._inputs.proteins(contents.plan, contents.positions)
+        self._reject_unplanned(contents, proteins)
         left_out: set[int] = set()
         for modality in MODALITIES:
             crashed = succeeded = 0
@@ -104,6 +110,18 @@ class EncoderOrigin:
                     code="E_ENCODER",
                 )
 
+    def _reject_unplanned(self, contents: UnitContents, proteins: Sequence[Protein]) -> None:
+        """Have the sequence encoder say why it gives a protein no rows: without them it has no place in any array."""
+        unplanned = np.flatnonzero(contents.length[Modality.SEQ] == 0).tolist()
+        for slot in unplanned:
+            (result,), _ = self._encode(Modality.SEQ, self._encoders[Modality.SEQ], [proteins[slot]])
+            if not isinstance(result, RecordError):
+                reason = f"the encoder gave {len(result.features)} rows, planned were none"
+                result = RecordError("E_LENGTH", reason, "Report it: lengths must be known before encoding.")
+            self._reject(contents, Modality.SEQ, slot, proteins[slot], result)
+        if unplanned:
+            log.info("unit %d: %d proteins left out as planned", contents.unit, len(unplanned))
+
     def _take(
         self, contents: UnitContents, modality: Modality, slot: int, protein: Protein, result: Encoded | RecordError
     ) -> RecordError | None:
@@ -113,13 +131,18 @@ class EncoderOrigin:
                 raise result
             contents.put(modality, slot, protein.id, result)
         except RecordError as error:
-            row = int(contents.plan.order[contents.positions.start + slot])
-            # Paths in a reason are shortened to what the manifest says: no machine's folders in the store.
-            error.reason = f"{modality}: {error.reason}".replace(f"{self._manifest.folder}/", "")
+            self._reject(contents, modality, slot, protein, error)
             log.warning("%r left out: %s", protein.id, error.reason)
-            contents.reject(modality, slot, error.rejection(id=protein.id, source="manifest", position=row + 1))
             return error
         return None
+
+    def _reject(
+        self, contents: UnitContents, modality: Modality, slot: int, protein: Protein, error: RecordError
+    ) -> None:
+        row = int(contents.plan.order[contents.positions.start + slot])
+        # Paths in a reason are shortened to what the manifest says: no machine's folders in the store.
+        error.reason = f"{modality}: {error.reason}".replace(f"{self._manifest.folder}/", "")
+        contents.reject(modality, slot, error.rejection(id=protein.id, source="manifest", position=row + 1))
 
     def _encode(
         self, modality: Modality, encoder: Encoder, proteins: list[Protein]

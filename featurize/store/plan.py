@@ -42,7 +42,7 @@ class Survey:
 def survey(proteins: Iterable[Protein], measure: Measure, *, source: str) -> Survey:
     """Stream over `proteins` once; `measure` gives the rows of a batch in each modality.
 
-    Raises `InputError` if there is none, if one has no sequence rows, or if an id occurs twice.
+    Raises `InputError` if there is none, or if an id occurs twice.
     """
     digest = hashlib.sha256()
     ids: list[bytes] = []
@@ -144,7 +144,9 @@ class Plan:
 def make_plan(surveyed: Survey, settings: StoreSettings, name_of: Callable[[int], str]) -> Plan:
     """Permute the proteins by the seed and pack them into units.
 
-    `name_of` gives the id of a manifest row, for the `StoreError` raised when a protein does not fit into a shard.
+    A protein without rows in any modality keeps its place in the order, so that it can be said why. `name_of` gives
+    the id of a manifest row, for the `StoreError` raised when a protein does not fit into a shard, and the
+    `InputError` when none has rows.
     """
     lengths = surveyed.lengths
     total = len(surveyed)
@@ -156,9 +158,11 @@ def make_plan(surveyed: Survey, settings: StoreSettings, name_of: Callable[[int]
             "Begin the store with a larger --shard-rows.",
             code="E_LONG",
         )
-    empty = np.flatnonzero(longest == 0)
-    if len(empty):
-        raise InputError(f"protein {name_of(int(empty[0]))!r} has nothing to encode; leave it out of the manifest")
+    if int(longest.max()) == 0:
+        raise InputError(
+            f"none of {total} proteins has anything to encode ({name_of(0)!r} is the first). "
+            "Give proteins that the sequence encoder takes; --max-residues and --long decide what it skips."
+        )
     order = np.random.Generator(np.random.PCG64(settings.seed)).permutation(total).astype(np.int64)
     length = {modality: lengths[modality][order] for modality in MODALITIES}
     offset, first = _pack(length, settings.shard_rows)

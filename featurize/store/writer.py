@@ -45,6 +45,9 @@ class _ArrayOrigin:
         return self._fingerprint
 
     def survey(self) -> Survey:
+        for protein in self._proteins:
+            if not any(len(encoded.features) for encoded in protein.features.values()):
+                raise InputError(f"protein {protein.id!r} has no features; leave it out")
         by_id = {protein.id: protein for protein in self._proteins}
         rows = (Protein(protein.id, protein.sequence) for protein in self._proteins)
         surveyed = survey(
