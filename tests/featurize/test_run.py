@@ -1,10 +1,11 @@
 """`featurize` with a fake encoder: what is stored, what is left out, what is refused."""
 
 import errno
+import itertools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -283,31 +284,29 @@ def test_a_disk_that_fills_up_is_said_and_the_run_goes_on_to_the_same_bytes(
 ) -> None:
     manifest = write_proteins(memory_folder)
     featurize(manifest, memory_folder / "whole.zarr", fake_encoders(), SMALL)
+    whole = tree(memory_folder / "whole.zarr")
     fsync = os.fsync
-    messages = []
-    for last in range(1, 200, 5):
-        calls = 0
+    safe = set()
+    for last in itertools.count(1, 17):
+        store = memory_folder / f"{last}.zarr"
+        calls = itertools.count(1)
 
-        def full(descriptor: int, last: int = last) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == last:
+        def full(descriptor: int, last: int = last, calls: Iterator[int] = calls) -> None:
+            if next(calls) == last:
                 raise OSError(errno.ENOSPC, "No space left on device")
             fsync(descriptor)
 
         monkeypatch.setattr(os, "fsync", full)
         try:
-            featurize(manifest, memory_folder / "s.zarr", fake_encoders(), SMALL)
+            featurize(manifest, store, fake_encoders(), SMALL)
             break
         except StoreError as error:
-            messages.append(f"{error.code}: {error}")
-    safe = {
-        re.search(r"E_DISK: .* the disk is full .* (\d+)(?: of \d+)? units are safe", message)[1] for message in messages
-    }
+            said = f"{error.code}: {error}"
+        safe.add(re.fullmatch(r"E_DISK: .* the disk is full \(.* free\); (\d+)( of \d+)? units are safe.*", said)[1])
+        monkeypatch.setattr(os, "fsync", fsync)
+        featurize(manifest, store, fake_encoders(), SMALL)
+        assert tree(store) == whole
     assert len(safe) > 3
-    monkeypatch.setattr(os, "fsync", fsync)
-    featurize(manifest, memory_folder / "s.zarr", fake_encoders(), SMALL)
-    assert tree(memory_folder / "s.zarr") == tree(memory_folder / "whole.zarr")
 
 
 def test_a_folder_of_other_things_is_never_touched(
