@@ -3,7 +3,7 @@
 Batches are a pure function of the plan: within a unit and a modality, longest first, as many as the token budget
 allows. A batch that fails is taken apart: what fails alone is rejected, the rest runs again without it. A batch that
 does not fit into memory is halved, and its halves are, until they fit; how it was cut is noted in the unit's ledger
-entry, since sums may round otherwise in another company.
+entry, since sums may round otherwise in another company (`replay.py` reads it).
 """
 
 import logging
@@ -198,22 +198,24 @@ def _encode_in_parts(
         head, head_sizes = _encode_in_parts(encoder, items[:half])
         tail, tail_sizes = _encode_in_parts(encoder, items[half:])
         return head + tail, head_sizes + tail_sizes
-    return _isolate(encoder, items), (len(items),)
+    return _isolate(encoder, items)
 
 
-def _isolate(encoder: Encoder, items: Sequence[EncoderInput]) -> list[Encoded | RecordError]:
-    """Find out which items of a batch fail alone, and encode the others together."""
+def _isolate(encoder: Encoder, items: Sequence[EncoderInput]) -> tuple[list[Encoded | RecordError], tuple[int, ...]]:
+    """Find out which items of a batch fail alone, and encode the others together, if only they can be."""
     alone: list[Encoded | RecordError] = []
     for item in items:
         result = _attempt(encoder, [item])
         alone += [result] if isinstance(result, RecordError) else result
     healthy = [number for number, result in enumerate(alone) if not isinstance(result, RecordError)]
-    if len(healthy) < len(items) and len(healthy) > 1:
-        together = _attempt(encoder, [items[number] for number in healthy])
-        if not isinstance(together, RecordError):
-            for number, encoded in zip(healthy, together, strict=True):
-                alone[number] = encoded
-    return alone
+    if len(healthy) < 2:
+        return alone, (len(items),)
+    together = _attempt(encoder, [items[number] for number in healthy]) if len(healthy) < len(items) else None
+    if together is None or isinstance(together, RecordError):
+        return alone, (1,) * len(items)  # they fail in company only
+    for number, encoded in zip(healthy, together, strict=True):
+        alone[number] = encoded
+    return alone, (len(items),)
 
 
 def _attempt(encoder: Encoder, items: Sequence[EncoderInput]) -> Sequence[Encoded] | RecordError:
@@ -233,10 +235,14 @@ def _attempt(encoder: Encoder, items: Sequence[EncoderInput]) -> Sequence[Encode
         return RecordError(_OUT_OF_MEMORY if out_of_memory else _CRASH, reason, "Look at this protein's input.")
     if len(results) != len(items):
         raise StoreError(f"the {encoder.modality} encoder gave {len(results)} results for {len(items)} proteins")
-    if not all(np.isfinite(result.features).all() for result in results):
+    if not all(_is_finite(result) for result in results):
         reason = "the encoder gave numbers that are not finite"
         return RecordError("E_NONFINITE", reason, "Look at this protein's input; the rest is not affected.")
     return results
+
+
+def _is_finite(encoded: Encoded) -> bool:
+    return bool(np.isfinite(encoded.features).all() and (encoded.cls is None or np.isfinite(encoded.cls).all()))
 
 
 def is_out_of_memory(error: Exception) -> bool:

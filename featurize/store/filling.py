@@ -143,6 +143,14 @@ def _plan(path: Path, origin: Origin, asked: StoreSettings) -> tuple[Header, Pla
         strangers.discard(PLAN_FILE + TEMPORARY_SUFFIX)
         if strangers:
             raise StoreError(f"{path}: holds other things ({min(strangers)}) and no store. Give a new path.")
+    return plan_store(path, origin, asked, recorded)
+
+
+def plan_store(path: Path, origin: Origin, asked: StoreSettings, recorded: Header | None) -> tuple[Header, Plan]:
+    """The plan of these proteins and settings, for the store at `path`.
+
+    Raises `FingerprintError` or `StoreError` unless it is the one that was `recorded`.
+    """
     settings = asked.resolved(None if recorded is None else recorded.settings)
     fingerprint = {**plain(origin.fingerprint()), "dtype": settings.dtype}
     if recorded is not None:

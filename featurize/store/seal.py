@@ -68,25 +68,26 @@ class Seal:
         return files
 
 
-def seal_store(store: Path, header: Header) -> Seal:
-    """Write what a finished store has and an unfinished one has not.
+def seal_store(store: Path, header: Header, *, into: Path | None = None) -> Seal:
+    """Write what a finished store has and an unfinished one has not; `into` another folder, to compare it first.
 
     Raises `CorruptStoreError` if a committed unit is not what its ledger entry says.
     """
-    layout = header.layout
-    tables, rejections = _write_protein_files(store, header)
+    layout, out = header.layout, into or store
+    tables, rejections = _write_protein_files(store, header, out)
     documents = layout.zarr_documents(sealed=True)
-    write_documents(store, documents)
-    write_quarantine(store / QUARANTINE_FILE, rejections)
+    write_documents(out, documents)
+    write_quarantine(out / QUARANTINE_FILE, rejections)
     tables[IDS_GROUP] = _block_records(store / IDS_FILE)
-    make_folder(store / DIGESTS_FOLDER)
+    make_folder(out / DIGESTS_FOLDER)
     for group, records in tables.items():
-        write_atomically(store / digest_file(group), render_digests(records))
-    names = [PLAN_FILE, IDS_FILE, QUARANTINE_FILE, INDEX_FILE, *documents, *map(digest_file, tables)]
-    files = {name: _record(store / name) for name in sorted(names)}
+        write_atomically(out / digest_file(group), render_digests(records))
+    written = [QUARANTINE_FILE, INDEX_FILE, *documents, *map(digest_file, tables)]
+    paths = {**{name: store / name for name in (PLAN_FILE, IDS_FILE)}, **{name: out / name for name in written}}
+    files = {name: _record(path) for name, path in sorted(paths.items())}
     body = {"format": FORMAT, "version": VERSION, "files": {name: files[name].as_json() for name in files}}
     sealed = Seal(files, sha256_of_json(body))
-    write_json_atomically(store / SEAL_FILE, {**body, "root": sealed.root})
+    write_json_atomically(out / SEAL_FILE, {**body, "root": sealed.root})
     return sealed
 
 
@@ -128,15 +129,15 @@ def _block_records(path: Path) -> list[FileRecord]:
         return [FileRecord.of(block) for block in iter(lambda: handle.read(IDS_BLOCK), b"")]
 
 
-def _write_protein_files(store: Path, header: Header) -> tuple[dict[str, list[FileRecord]], list[Rejection]]:
+def _write_protein_files(store: Path, header: Header, out: Path) -> tuple[dict[str, list[FileRecord]], list[Rejection]]:
     """Write the per-protein arrays and the index from the units, one unit in memory at a time.
 
     Gives the records of the ledger's and of each array's files, and all late rejects.
     """
     layout = header.layout
     specs = [(modality, spec) for modality in MODALITIES for spec in layout.protein_arrays(modality)]
-    columns = [(modality, spec.path.split("/")[1], _ColumnWriter(store, layout, spec)) for modality, spec in specs]
-    index = IndexWriter(store, header.num_proteins, header.plan_sha256)
+    columns = [(modality, spec.path.split("/")[1], _ColumnWriter(out, layout, spec)) for modality, spec in specs]
+    index = IndexWriter(out, header.num_proteins, header.plan_sha256)
     ids = stream_ids(store / IDS_FILE)
     ledger: list[FileRecord] = []
     rejections: list[Rejection] = []

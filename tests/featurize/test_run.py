@@ -155,6 +155,26 @@ def test_a_batch_that_memory_does_not_hold_is_halved_until_it_fits_and_the_ledge
     assert status(memory_folder / "roomy.zarr").batches_split == 0
 
 
+def test_a_batch_that_fails_in_company_only_is_encoded_one_by_one_and_the_ledger_says_so(
+    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Callable[[], Any]
+) -> None:
+    manifest = write_proteins(memory_folder, 12)
+    encoders = fake_encoders()
+    encode = encoders[Modality.SEQ].encode
+
+    def shy(batch: list[EncoderInput]) -> Any:
+        if len(batch) > 1:
+            raise RuntimeError("too many")
+        return encode(batch)
+
+    encoders[Modality.SEQ].encode = shy
+    assert featurize(manifest, memory_folder / "s.zarr", encoders, SMALL).num_rejected == 0
+    entries = [json.loads(path.read_text()) for path in sorted((memory_folder / "s.zarr" / "ledger").iterdir())]
+    splits = [split for entry in entries for split in entry.get("splits", [])]
+    assert splits
+    assert all(split["modality"] == "seq" and set(split["sizes"]) == {1} for split in splits)
+
+
 def test_torch_out_of_memory_on_a_cpu_is_known_for_what_it_is() -> None:
     with pytest.raises(RuntimeError) as refused:
         torch.empty(10**15)
