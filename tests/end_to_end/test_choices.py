@@ -7,10 +7,15 @@ from typing import get_args, get_type_hints
 import pytest
 
 from amma.evaluate import cli as evaluate
+from amma.featurize import cli as featurize
 from amma.train import cli as train
 from amma.train.model.config import PRESETS
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "choices.md"
+
+
+COMMANDS = {"Features": featurize.run, "Evaluation": evaluate.function}
+"""By section; `amma-train pretrain` where none is named."""
 
 
 def switches() -> list[tuple[str, str, str]]:
@@ -27,7 +32,7 @@ def switches() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("section", "option", "value"), switches())
 def test_every_switch_that_is_named_exists_and_takes_its_value(section: str, option: str, value: str) -> None:
-    command = evaluate.function if section == "Evaluation" else train.pretrain
+    command = COMMANDS.get(section, train.pretrain)
     types = get_type_hints(command)
     name = option.removeprefix("--").replace("-", "_")
     if name.removeprefix("no_") in types and name not in types:  # the off side of a switch
