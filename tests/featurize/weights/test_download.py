@@ -349,10 +349,16 @@ def test_processes_that_want_one_file_fetch_it_once(site: Any, tmp_path: Path) -
     for _ in range(5):
         site.fail(cut=3000)
     script = "import sys; from pathlib import Path; from amma.featurize.encoders.download import download, Patience\n"
-    script += "print(download(sys.argv[1], Path(sys.argv[2]), accept=lambda _: None, patience=Patience(pause=0.1)))"
+    script += "print('ready', flush=True); input()\n"
+    script += "print(download(sys.argv[1], Path(sys.argv[2]), accept=lambda _: None, patience=Patience(pause=0.2)))"
     command = [sys.executable, "-c", script, f"{site.address}/file.pt", str(tmp_path / "w" / "file.pt")]
 
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes: list[Any] = [subprocess.Popen(command, **pipes) for _ in range(3)]  # type: ignore[call-overload]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
     fetched = [process.communicate(timeout=60)[0].strip() for process in processes]
 
     assert sorted(fetched) == ["False", "False", "True"]
