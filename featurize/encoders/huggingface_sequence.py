@@ -41,13 +41,14 @@ class HuggingFaceSequenceEncoder:
 
 
 class Options(ResidueLimits):
-    """A folder or a Hugging Face id, and how much of a long sequence is read."""
+    """A folder or a Hugging Face id, another layer than the last, and how much of a long sequence is read."""
 
     model: str
+    layer: int | None = None
 
 
 def build(spec: EncoderSpec, place: Place) -> Encoder:
     """Make the encoder of its options: the `Builder` that `ENCODERS` names."""
     options = Options.parse(spec.options, source=f"options of encoder {spec.name}")
-    model = HuggingFaceModel.find(options.model, device=place.device, precision=place.precision)
+    model = HuggingFaceModel.find(options.model, device=place.device, precision=place.precision, layer=options.layer)
     return HuggingFaceSequenceEncoder(model, ResidueTokens(model, options))

@@ -148,6 +148,29 @@ def test_fewer_residues_can_be_asked_for_and_more_are_refused(folder: Path, enco
         build(folder, max_residues=RESIDUES + 1)
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_another_layer_is_the_models_own_after_so_many_blocks(folder: Path, encoder: Encoder, layer: int) -> None:
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    model: Any = transformers.AutoModel.from_pretrained(folder).eval()
+    given: dict[int, torch.Tensor] = {}
+    for number, block in enumerate(model.encoder.layer):
+        block.register_forward_pre_hook(lambda _, inputs, number=number: given.update({number: inputs[0]}))
+    with torch.no_grad():
+        output = model(**tokenizer(" ".join("MKTAYIAKQR"), return_tensors="pt"))
+    given[2] = output.last_hidden_state
+
+    other = build(folder, layer=layer)
+
+    assert distance(encode(other, "MKTAYIAKQR")[0].features, given[layer][0, 1:-1].numpy()) <= 1e-5
+    assert other.fingerprint() == {**encoder.fingerprint(), "layer": "last" if layer == 2 else layer}
+
+
+@pytest.mark.parametrize("layer", [-1, 3])
+def test_a_layer_that_the_model_does_not_have_is_refused(folder: Path, layer: int) -> None:
+    with pytest.raises(ConfigError, match=f"has layers 0 to 2, got layer {layer}"):
+        build(folder, layer=layer)
+
+
 def test_longer_proteins_can_be_skipped(folder: Path, encoder: Encoder) -> None:
     skipping = build(folder, max_residues=5, long="skip")
     proteins = [Protein(id="p", sequence=sequence) for sequence in ("MKTAY", "MKTAYI", "M")]
