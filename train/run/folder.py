@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, with which settings, and where its files are."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = Checkpoints(path)
         self._lock = StoreLock(path)
+        self._is_new = False
 
     @property
     def log(self) -> Path:
@@ -48,6 +50,7 @@ class RunFolder:
 
     def __enter__(self) -> "RunFolder":
         refuse_foreign_folder(self.path)
+        self._is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.__enter__()
         return self
@@ -56,6 +59,10 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.__exit__(kind, error, trace)
+        if error is not None and self._is_new:
+            # What was refused leaves no empty folder; one in which something was written stays.
+            with suppress(OSError):
+                self.path.rmdir()
 
     def claim(self, config: RunConfig, inputs: dict[str, Any], split: SplitRecord) -> None:
         """Write the resolved settings and the hashes of the inputs, or compare them with those that are there.
