@@ -107,7 +107,7 @@ def report(weights: Iterable[KnownWeights], folder: Path | None) -> WeightsRepor
     found = []
     for known in weights:
         path = _whole(known, folder)
-        place = path or (folder or default_folder()) / known.file
+        place = path or _place(known, folder)
         part = place.with_name(place.name + PART)
         needing = [name for name, specs in PRESETS.items() if known.name in {spec.name for spec in specs.values()}]
         found.append(
@@ -188,6 +188,15 @@ def _whole(known: KnownWeights, folder: Path | None) -> Path | None:
     if path is None or known.huggingface is None:
         return path
     return path if any(path.glob(f"{start}*{end}") for start, end in FORMATS) else None
+
+
+def _place(known: KnownWeights, folder: Path | None) -> Path:
+    """Where it would be fetched to: repositories go into the Hugging Face cache."""
+    if known.huggingface is None:
+        return (folder or default_folder()) / known.file
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{known.huggingface.replace('/', '--')}"
 
 
 def _size(path: Path) -> int:

@@ -16,7 +16,10 @@ def weights(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Those that a preset of `run` needs.")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--weights", help="Folder of weights. [default: $AMMA_CACHE/weights]")
+        Path | None,
+        typer.Option(
+            "--weights", help="Folder of weights; text encoders go into HF_HOME. [default: $AMMA_CACHE/weights]"
+        ),
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch those that are missing.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read those that are there, and compare hashes.")] = False,

@@ -1,6 +1,7 @@
 """Published weights come from their address to an encoder, or not at all: nothing is run, nothing bad is kept."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from esm.data import Alphabet
+from esm.model.esm1 import ProteinBertModel
+from esm.model.esm2 import ESM2
 
 from amma.featurize.encoders.acceptance import check_contents
 from amma.featurize.encoders.download import Patience
 from amma.featurize.encoders.esm import EsmEncoder
+from amma.featurize.encoders.esm_checkpoint import describe_model
 from amma.featurize.encoders.pins import pins_file, read_pins
 from amma.featurize.encoders.protocol import EncoderInput
 from amma.featurize.encoders.registry import EncoderSpec, Place, build_encoder
@@ -278,6 +283,34 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     assert fetch(toy, tmp_path / "w").is_file()
 
     assert "not remembered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in known_weights() if name.startswith("esm")])
+def test_sizes_in_the_table_are_those_that_the_files_are_named_after(name: str) -> None:
+    known = known_weights()[name]
+    sizes = {key: int(known.architecture[key]) for key in ("layers", "width", "heads")}
+    with torch.device("meta"):
+        if name == "esm1b":
+            args = argparse.Namespace(
+                arch="roberta_large",
+                ffn_embed_dim=4 * sizes["width"],
+                max_positions=1024,
+                emb_layer_norm_before=True,
+                layers=sizes["layers"],
+                embed_dim=sizes["width"],
+                attention_heads=sizes["heads"],
+                token_dropout=True,
+            )
+            model: Any = ProteinBertModel(args, Alphabet.from_architecture("ESM-1b"))
+        else:
+            model = ESM2(num_layers=sizes["layers"], embed_dim=sizes["width"], attention_heads=sizes["heads"])
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    layers, size = re.findall(r"_t(\d+)_(\d+[MB])_", known.file)[0]
+
+    assert int(layers) == sizes["layers"]
+    stated = float(size[:-1]) * {"M": 1, "B": 1000}[size[-1]]
+    assert millions == pytest.approx(stated, rel=0.07)
+    assert {**describe_model(model), **known.architecture} == describe_model(model)
 
 
 def test_weights_are_chosen_by_name_or_by_preset() -> None:
