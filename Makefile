@@ -15,7 +15,7 @@ endif
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup demo test test-slow bench check fix build clean
+.PHONY: help setup torchdrug demo test test-slow bench check fix build clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,23 @@ $(READY): pyproject.toml setup.py constraints.txt
 	$(TORCH_PIN)
 	$(BIN)/pip install --quiet --constraint .venv/constraints.txt --editable '.[dev]'
 	@touch $(READY)
+
+# The second structure backend replaces torch.nn.Module when it is imported, so it gets an environment of its own. torch
+# comes first: torch-scatter and torch-cluster are built against it. torchdrug's bounds (Python < 3.11, rdkit-pypi) are
+# older than what it runs with; RDKit must still have mplCanvas. MAX_JOBS: each compiler takes 1 GB.
+TORCHDRUG := .venv-torchdrug
+TORCHDRUG_PIP := $(TORCHDRUG)/bin/pip install --quiet --constraint constraints-torchdrug.txt
+torchdrug: $(TORCHDRUG)/ready ## Make the environment of the second structure backend (compiles for some minutes)
+
+$(TORCHDRUG)/ready: constraints-torchdrug.txt
+	@rm -f $@
+	$(PYTHON) -m venv $(TORCHDRUG)
+	$(TORCHDRUG_PIP) torch numpy setuptools wheel ninja
+	MAX_JOBS=2 $(TORCHDRUG_PIP) --no-build-isolation --no-deps torch-scatter torch-cluster
+	$(TORCHDRUG_PIP) --no-deps --ignore-requires-python torchdrug
+	$(TORCHDRUG_PIP) rdkit decorator matplotlib tqdm networkx jinja2 lmdb fair-esm scipy
+	$(TORCHDRUG)/bin/python -I featurize/encoders/torchdrug_script.py --prepare
+	@touch $@
 
 DEMO := demo
 demo: $(READY) ## Go the whole way on a synthetic proteome: files, features, pretraining, fine-tuning, report
@@ -68,4 +85,4 @@ build: $(READY) ## Build sdist and wheel into dist/
 	$(BIN)/python -m build
 
 clean: ## Remove everything that is made here
-	rm -rf .venv demo dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-torchdrug demo dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
