@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from amma.featurize.encoders.frozen_linear import FrozenLinear
+from amma.featurize.encoders.matrix_product import MatrixProduct
 from amma.featurize.encoders.packed_attention import Segments, attend
 
 ROWS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
@@ -85,11 +85,11 @@ class _PackedLayer:
         self._dtype = dtype
         self._step = ROWS_AT_ONCE[device.type]
         self._norm = _Norm(layer.self_attn_layer_norm, device)
-        self._ask = FrozenLinear(attention.q_proj, attention.k_proj, attention.v_proj, dtype=dtype, device=device)
-        self._mix = FrozenLinear(attention.out_proj, dtype=dtype, device=device)
+        self._ask = _product(dtype, device, attention.q_proj, attention.k_proj, attention.v_proj)
+        self._mix = _product(dtype, device, attention.out_proj)
         self._final_norm = _Norm(layer.final_layer_norm, device)
-        self._widen = FrozenLinear(layer.fc1, dtype=dtype, device=device)
-        self._narrow = FrozenLinear(layer.fc2, dtype=dtype, device=device)
+        self._widen = _product(dtype, device, layer.fc1)
+        self._narrow = _product(dtype, device, layer.fc2)
 
     def __call__(
         self, hidden_TD: Float32[Tensor, "T D"], turn_T2K: Float32[Tensor, "T 2 half"] | None, segments: Segments
@@ -99,7 +99,7 @@ class _PackedLayer:
         spans = [slice(begin, begin + self._step) for begin in range(0, num_tokens, self._step)]
         asked_T3HK = hidden_TD.new_empty((num_tokens, 3, self._heads, width // self._heads), dtype=self._dtype)
         for span in spans:
-            asked_R3HK = self._ask(self._norm(hidden_TD[span]).to(self._dtype)).view(asked_T3HK[span].shape)
+            asked_R3HK = self._ask(self._norm(hidden_TD[span])).view(asked_T3HK[span].shape)
             if turn_T2K is not None:
                 asked_R3HK[:, :2] = rotate(asked_R3HK[:, :2], turn_T2K[span])
             asked_T3HK[span] = asked_R3HK
@@ -108,7 +108,7 @@ class _PackedLayer:
         for span in spans:
             hidden_RD = hidden_TD[span]
             hidden_RD += self._mix(mixed_TD[span])
-            wide_RF = functional.gelu(self._widen(self._final_norm(hidden_RD).to(self._dtype)))
+            wide_RF = functional.gelu(self._widen(self._final_norm(hidden_RD)))
             hidden_RD += self._narrow(wide_RF)
 
 
@@ -141,6 +141,14 @@ class _Norm:
 
     def __call__(self, value_TD: Float32[Tensor, "T D"]) -> Float32[Tensor, "T D"]:
         return functional.layer_norm(value_TD, self._weight_D.shape, self._weight_D, self._bias_D, self._eps)
+
+
+def _product(dtype: torch.dtype, device: torch.device, *maps: nn.Linear) -> MatrixProduct:
+    """Linear maps of one input as one, their outputs side by side."""
+    # `cat` copies even a single part: it may be a view of a file that is not there for ever.
+    weight_OI = torch.cat([linear.weight.detach() for linear in maps])
+    bias_O = torch.cat([linear.bias.detach() for linear in maps])
+    return MatrixProduct(weight_OI.to(device=device, dtype=dtype), bias_O.to(device=device, dtype=dtype))
 
 
 def _own(weight: Tensor, device: torch.device) -> Tensor:

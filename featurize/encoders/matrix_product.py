@@ -2,11 +2,13 @@
 
 On x86 CPUs torch multiplies float32 matrices by MKL, which leaves half and more of a CPU's rate unused that is not
 Intel's (measured: 40–100 GFLOP/s a core against 200–240 of oneDNN on a Zen 5). oneDNN is part of torch; its product of
-a matrix that was packed beforehand is what torch's own compiler emits (`torch.compile` with freezing).
+a matrix that was packed beforehand is what torch's own compiler emits (`torch.compile` with freezing). Where that is
+not there, or does not give what `torch.nn.functional.linear` gives, the latter is used.
 
 Legend: R rows, I inputs, O outputs.
 """
 
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -19,33 +21,40 @@ ROWS = 1024
 
 
 class MatrixProduct:
-    """`x @ weight.T` in the precision of `weight`, without a bias and without gradients."""
+    """`x @ weight.T + bias` in the precision of `weight`, without gradients.
 
-    def __init__(self, weight_OI: Float[Tensor, "O I"]) -> None:
-        self._weight_OI = weight_OI.detach().contiguous()
-        self._packed: Tensor | None = None
-        if packs(weight_OI):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight_OI, ROWS)
+    On a CPU the weight is kept as it was packed, and not as it was given.
+    """
 
-    @property
-    def dtype(self) -> torch.dtype:
+    def __init__(self, weight_OI: Float[Tensor, "O I"], bias_O: Float[Tensor, " O"] | None = None) -> None:
+        self.dtype = weight_OI.dtype
         """What factors and results are in; products add up in float32."""
-        return self._weight_OI.dtype
+        self._outputs = len(weight_OI)
+        self._bias_O = None if bias_O is None else bias_O.detach().to(self.dtype)
+        self._packed = weight_OI.device.type == "cpu" and packs(self.dtype)
+        self._weight = weight_OI.detach().contiguous()
+        if self._packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, ROWS)
 
     def __call__(self, value_RI: Float[Tensor, "R I"]) -> Float[Tensor, "R O"]:
         """The product, of the same precision as the matrix; rows of other precision are rounded to it first."""
         value_RI = value_RI.to(self.dtype)
-        if self._packed is None or not len(value_RI):
-            return functional.linear(value_RI, self._weight_OI)
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(value_RI, self._packed, None, "none", [], ""))
+        if not len(value_RI):
+            return value_RI.new_empty((0, self._outputs))
+        if not self._packed:
+            return functional.linear(value_RI, self._weight, self._bias_O)
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(value_RI, self._weight, self._bias_O, "none", [], ""))
 
 
-def packs(weight_OI: Tensor) -> bool:
-    """Whether oneDNN can take the product over: float32 on a CPU, in a torch that was built with it."""
-    return (
-        weight_OI.device.type == "cpu"
-        and weight_OI.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    )
+@lru_cache
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's product with a packed matrix is there on this CPU, and right; found by trying it."""
+    generator = torch.Generator().manual_seed(0)
+    value, weight, bias = (torch.rand(shape, generator=generator).to(dtype) for shape in [(5, 48), (32, 48), (32,)])
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        product = torch.ops.mkldnn._linear_pointwise(value, packed, bias, "none", [], "")
+    # These operators are torch's own affair: another version may lack them or want other arguments.
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(product, functional.linear(value, weight, bias), rtol=16 * torch.finfo(dtype).eps)
