@@ -205,9 +205,9 @@ def test_text_weights_are_found_in_the_hugging_face_cache_too(tmp_path: Path, mo
 def test_known_weights_have_an_address_and_a_licence_and_belong_to_an_encoder() -> None:
     known = known_weights()
 
-    assert set(known) == {
-        name for name, builder in ENCODERS.items() if builder.partition(":")[2].startswith("published")
-    }
+    published = {name for name, builder in ENCODERS.items() if builder.partition(":")[2].startswith("published")}
+    # Nobody published weights of a GearNet without edge layers: its file must be given.
+    assert set(known) == published - {"gearnet"}
     for entry in known.values():
         assert entry.address.startswith("https://")
         assert entry.licence
