@@ -116,8 +116,9 @@ def committed_units(store: Path) -> list[int]:
 
 def checked_side_file(store: Path, entry: LedgerEntry, name: str) -> bytes:
     """The bytes of a small file of a unit, checked against its ledger entry."""
-    data = read_regular(store / name)
-    if FileRecord.of(data) != entry.files.get(name):
+    record = entry.files.get(name)
+    data = read_regular(store / name, size=None if record is None else record.size)
+    if FileRecord.of(data) != record:
         raise CorruptStoreError(
             f"{store / name}: not what the ledger says (unit {entry.unit}, {entry.proteins} proteins from position "
             f"{entry.first}). Run amma-featurize verify."

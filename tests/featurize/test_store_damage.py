@@ -13,12 +13,13 @@ import pytest
 
 from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.store.documents import read_document, render
+from amma.featurize.store.finding import Verification
 from amma.featurize.store.layout import VERSION
 from amma.featurize.store.opened import OpenShards
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.settings import StoreSettings
 from amma.featurize.store.shard import index_bytes, index_size
-from amma.featurize.store.verify import Verification, verify_store
+from amma.featurize.store.verify import verify_store
 from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.errors import CorruptStoreError, StoreError
 from amma.manifests.settings import sha256_of_json
