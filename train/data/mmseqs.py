@@ -96,7 +96,7 @@ class Mmseqs:
 
     def _run(self, folder: Path, arguments: Sequence[str], threads: int | None) -> None:
         command = [self.path, *arguments, "--threads", str(threads or os.cpu_count() or 1)]
-        # A session of its own: a signal is for us to heed, and the processes that it starts can be ended with it.
+        # A process group of its own: a signal is for us to heed, and what it starts can be ended with it.
         try:
             process = subprocess.Popen(
                 command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
