@@ -65,6 +65,14 @@ def pretrain(
     targets: Annotated[
         options.Targets, typer.Option(help="Scale of the error; raw is the paper's letter.")
     ] = options.Targets.STANDARDISED,
+    shuffle_block: Annotated[
+        int,
+        typer.Option(
+            metavar="UNITS",
+            help="Draw so many of a store's units before the next, in random order and shuffled inside: for stores "
+            "behind a network. 0 shuffles all proteins.",
+        ),
+    ] = 0,
     checkpoint_every: Annotated[int, typer.Option(metavar="STEPS", help="Besides at the end of each epoch.")] = 1000,
     log_every: Annotated[int, typer.Option(metavar="STEPS", help="Steps from one line of log.jsonl to the next.")] = 1,
     precision: options.PrecisionName = options.Precision.FP32,
@@ -115,7 +123,12 @@ def pretrain(
                 "lr_gamma": lr_gamma,
                 "clip": clip,
             },
-            "mix": {"mixing": mixing.value, "weights": stream_weights(weight), "batch_size": batch_size},
+            "mix": {
+                "mixing": mixing.value,
+                "weights": stream_weights(weight),
+                "batch_size": batch_size,
+                "shuffle_block": shuffle_block,
+            },
             "epochs": epochs,
             "seed": seed,
             "exclude": exclude or [],

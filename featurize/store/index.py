@@ -80,7 +80,7 @@ class IndexReader:
                 )
             records.append(record)
             ids.append(name.decode())
-        table = np.frombuffer(b"".join(records), dtype=RECORD)
+        table = np.frombuffer(b"".join(records), dtype=RECORD, count=len(records))
         return Entries(
             tuple(ids), table["start"].astype(np.int64), table["length"].astype(np.int64), table["crc32c"].copy()
         )

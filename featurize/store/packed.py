@@ -13,8 +13,10 @@ from jaxtyping import Int64
 from amma.featurize.store.layout import ArraySpec
 from amma.manifests.table import Modality
 
-Allocate = Callable[[int], np.ndarray]
-"""Gives so many bytes, as uint8."""
+Allocate = Callable[[str, int], np.ndarray]
+"""Gives memory for an array of this name, so many bytes, as uint8."""
+ALIGNMENT = 64
+"""Bytes: a cache line. Sums in matrix products may depend on where rows begin, so they always begin alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,11 @@ class PackedProteins:
     rows: Mapping[Modality, Packed]
 
 
-def fresh(size: int) -> np.ndarray:
-    """New memory for `size` bytes."""
-    return np.empty(size, dtype=np.uint8)
+def fresh(name: str, size: int) -> np.ndarray:
+    """New memory for `size` bytes, aligned."""
+    memory = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size]
 
 
 class RowBuffers:
@@ -61,5 +65,5 @@ class RowBuffers:
         memory = self._memory.get(name)
         if memory is None or len(memory) < size:
             # An eighth more, so that slowly growing batches do not allocate each time.
-            memory = self._memory[name] = self._allocate(size + size // 8)
+            memory = self._memory[name] = self._allocate(name, size + size // 8)
         return memory[:size]

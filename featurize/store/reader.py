@@ -214,8 +214,14 @@ class FeatureStore:
                 )
 
     def will_need(self, proteins: Sequence[int], modalities: Sequence[Modality]) -> None:
-        """Have the rows of `proteins` brought into memory while something else is done, where the system can."""
-        entries = self.entries(proteins)
+        """Have the rows of `proteins` brought into memory while something else is done, where the system can.
+
+        What is damaged is left for the read to say.
+        """
+        try:
+            entries = self.entries(proteins)
+        except CorruptStoreError:
+            return
         for modality in modalities:
             column = MODALITIES.index(modality)
             places = zip(entries.start_BM[:, column].tolist(), entries.length_BM[:, column].tolist(), strict=True)

@@ -51,3 +51,22 @@ def test_waiting_is_measured() -> None:
     with Loader(lambda number: time.sleep(0.02), 0, 3, threads=1, ahead=1) as items:
         list(items)
         assert items.waited > 0.03
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_items_are_announced_before_they_are_made_and_none_beyond_the_last(threads: int) -> None:
+    events: list[tuple[str, int]] = []
+    with Loader(
+        lambda number: events.append(("made", number)),
+        2,
+        20,
+        threads=threads,
+        ahead=5,
+        announce=lambda number: events.append(("announced", number)),
+    ) as items:
+        list(items)
+    announced = [number for event, number in events if event == "announced"]
+    assert sorted(announced) == list(range(2 + threads, 20))
+    if threads == 1:
+        for number in announced:
+            assert events.index(("announced", number)) < events.index(("made", number))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amma.train.data.permutation import Permutation
+from amma.train.data.permutation import BlockPermutation, Permutation
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9, 10, 16, 17, 1000, 1024, 99_999])
@@ -72,3 +72,30 @@ def test_nothing_can_be_put_in_order() -> None:
     assert Permutation(0, seed=0, epoch=0)(np.arange(0)).tolist() == []
     with pytest.raises(ValueError, match="cannot order"):
         Permutation(-1, seed=0, epoch=0)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(0, 2**63), st.integers(0, 100))
+@settings(max_examples=50, deadline=None)
+def test_blocks_are_drawn_whole_one_after_the_other(sizes: list[int], seed: int, epoch: int) -> None:
+    n = sum(sizes)
+    begins = np.cumsum([0, *sizes[:-1]])
+    order = BlockPermutation(n, begins, seed=seed, epoch=epoch)(np.arange(n))
+    assert sorted(order.tolist()) == list(range(n))
+    block = np.searchsorted(begins, order, side="right") - 1
+    changes = int((np.diff(block) != 0).sum())
+    assert changes == max(0, sum(size > 0 for size in sizes) - 1)
+
+
+def test_blocks_and_what_is_inside_them_are_in_another_order_each_epoch_and_can_be_entered_anywhere() -> None:
+    begins = np.arange(0, 1000, 100)
+    first, second = (BlockPermutation(1000, begins, seed=3, epoch=epoch) for epoch in (0, 1))
+    whole = first(np.arange(1000))
+    assert whole.tolist() != second(np.arange(1000)).tolist()
+    assert (whole // 100)[::100].tolist() != list(range(10))
+    inside = {tuple((whole[start : start + 100] % 100).tolist()) for start in range(0, 1000, 100)}
+    assert len(inside) == 10
+    places = np.array([999, 0, 512, 100])
+    assert first(places).tolist() == whole[places].tolist()
+    assert BlockPermutation(1000, begins, seed=3, epoch=0)(places).tolist() == whole[places].tolist()
+    with pytest.raises(IndexError):
+        first(np.array([1000]))

@@ -128,3 +128,19 @@ def test_the_state_of_a_step_is_where_its_next_draw_comes_from(mixing: str) -> N
 def test_a_step_of_a_long_run_costs_no_more_than_an_early_one() -> None:
     mix = Mix(streams_of(10**6, 10**5, 10**4), MixConfig())
     assert len(mix.plan(10**12)) == 1
+
+
+def test_a_stream_of_blocks_draws_each_block_whole_and_each_protein_once_an_epoch() -> None:
+    proteins = np.array([0, 1, 2, 5, 6, 11, 12, 13, 14])
+    stream = Stream("triplet", proteins, seed=1, blocks=np.array([0, 4, 8, 10]))
+    orders = []
+    for epoch in range(4):
+        draws = stream.draw(epoch * 9, 9)
+        assert sorted(draw.protein for draw in draws) == proteins.tolist()
+        assert [(draw.epoch, draw.position) for draw in draws] == [(epoch, place) for place in range(9)]
+        blocks = [int(np.searchsorted([0, 4, 8, 10], draw.protein, side="right")) for draw in draws]
+        assert sum(a != b for a, b in pairwise(blocks)) == 2
+        orders.append([draw.protein for draw in draws])
+        # Entered anywhere, in batches of any size, it is the same.
+        assert [d.protein for start in range(0, 9, 2) for d in stream.draw(epoch * 9 + start, 2)][:9] == orders[-1]
+    assert len(set(map(tuple, orders))) > 1

@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from amma.manifests.errors import InputError
+from amma.manifests.table import Modality
 from amma.train.data.training_set import prepare_training_set
 from amma.train.run.config import RunConfig
 
@@ -63,3 +65,29 @@ def test_a_store_of_sequences_only_says_what_is_missing(
     store = make_store(tmp_path / "alone.zarr", {"seq": 3})
     with pytest.raises(InputError, match="nothing to train on"):
         prepare_training_set(config(stores=[store]))
+
+
+def test_blocks_of_units_are_drawn_one_after_the_other(config: Make) -> None:
+    for blocks in (1, 2):
+        division = prepare_training_set(config(mix={"shuffle_block": blocks, "batch_size": 1}, validation_fraction=0))
+        (store,) = division.corpus.stores
+        unit = store.start(Modality.SEQ) // store.layout.shard_rows
+        assert store.layout.num_units > 3
+        for stream in division.mix.streams:
+            drawn = [unit[draw.protein] // blocks for draw in stream.draw(0, len(stream))]
+            assert sum(a != b for a, b in pairwise(drawn)) == len(set(drawn)) - 1
+
+
+def test_blocks_go_through_all_stores(config: Make, tmp_path: Path, make_store: Callable[..., Path]) -> None:
+    paths = [
+        make_store(tmp_path / "one.zarr", {"triplet": 20}),
+        make_store(tmp_path / "two.zarr", {"triplet": 20}, seed=1, prefix="Q"),
+    ]
+    division = prepare_training_set(config(stores=paths, mix={"shuffle_block": 1}, validation_fraction=0))
+    firsts = division.corpus.first_of_units().tolist()
+    assert firsts[0] == 0
+    assert 20 in firsts
+    assert firsts == sorted(set(firsts))
+    (stream,) = [stream for stream in division.mix.streams if stream.name == "triplet"]
+    drawn = np.searchsorted(firsts, [draw.protein for draw in stream.draw(0, 40)], side="right")
+    assert sum(a != b for a, b in pairwise(drawn.tolist())) == len(firsts) - 1

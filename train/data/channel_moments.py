@@ -1,14 +1,14 @@
 """One pass over the training proteins for the mean and σ of every channel."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Int64
 
 from amma.manifests.table import Modality
-from amma.train.data.collate import collate
 from amma.train.data.corpus import Corpus
 from amma.train.data.loader import Loader
+from amma.train.data.packing import Pack, Packer
 from amma.train.model.standardise import Moments
 from amma.train.run.arithmetic import one_thread
 
@@ -28,11 +28,12 @@ def measure_moments(
 
     The same bits for any number of threads. Raises `CorruptStoreError` for rows that fail their checksum.
     """
+    pack = Packer()
     present = {modality: corpus.length(modality) > 0 for modality in corpus.widths}
 
     def block(number: int) -> Mapping[Modality, Moments]:
         chosen = proteins_N[number * PROTEINS_AT_ONCE : (number + 1) * PROTEINS_AT_ONCE]
-        return {modality: _moments(corpus, modality, chosen[present[modality][chosen]]) for modality in corpus.widths}
+        return {m: _moments(pack, corpus, m, chosen[present[m][chosen]]) for m in corpus.widths}
 
     moments = {modality: Moments(width) for modality, width in corpus.widths.items()}
     num_blocks = -(-len(proteins_N) // PROTEINS_AT_ONCE)
@@ -46,6 +47,6 @@ def measure_moments(
     return moments
 
 
-def _moments(corpus: Corpus, modality: Modality, proteins: Sequence[int] | Int64[np.ndarray, " P"]) -> Moments:
-    rows = collate(corpus, [int(protein) for protein in proteins], (modality,)).tokens[modality]
+def _moments(pack: Pack, corpus: Corpus, modality: Modality, proteins: Int64[np.ndarray, " P"]) -> Moments:
+    rows = pack(corpus, [int(protein) for protein in proteins], (modality,)).tokens[modality]
     return Moments(corpus.widths[modality]).update(rows.features_TD.numpy())

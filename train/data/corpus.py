@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64, UInt8
 
 from amma.featurize.store.fingerprint import differences
+from amma.featurize.store.packed import PackedProteins, RowBuffers
 from amma.featurize.store.reader import FeatureStore, Rows
 from amma.manifests.errors import FingerprintError, InputError, StoreError
-from amma.manifests.table import Modality
+from amma.manifests.table import MODALITIES, Modality
 from amma.train.data.sequence_hash import sequence_hashes
 
 
@@ -38,6 +39,14 @@ class FeatureSource(Protocol):
 
     def read(self, modality: Modality, protein: int) -> Rows:
         """One protein's rows, checked against their checksum."""
+
+    def read_many(
+        self, proteins: Sequence[int], modalities: Sequence[Modality], buffers: RowBuffers | None = None
+    ) -> PackedProteins:
+        """The rows of several proteins one after the other, each checked against its checksum."""
+
+    def will_need(self, proteins: Sequence[int], modalities: Sequence[Modality]) -> None:
+        """Have these rows brought into memory while something else is done."""
 
 
 class Corpus:
@@ -103,7 +112,12 @@ class Corpus:
 
     def length(self, modality: Modality) -> Int32[np.ndarray, " N"]:
         """Rows of each protein in `modality`, 0 where it is absent."""
-        return np.concatenate([store.length(modality) for store in self.stores])
+        lengths = [store.length(modality) for store in self.stores]
+        return lengths[0] if len(lengths) == 1 else np.concatenate(lengths)
+
+    def kind_codes(self) -> UInt8[np.ndarray, " N"]:
+        """What each protein really has in its store, as places in `KIND_NAMES`."""
+        return np.concatenate([store.kind_codes() for store in self.stores])
 
     def kinds(self) -> list[str]:
         """`triplet`, `seq-str`, `seq-func` or `seq` for each protein: what it really has in the store."""
@@ -119,10 +133,55 @@ class Corpus:
         store, row = self.locate(protein)
         return store.read(modality, row)
 
+    def read_many(
+        self, proteins: Sequence[int], modalities: Sequence[Modality], buffers: RowBuffers | None = None
+    ) -> PackedProteins:
+        """The rows of several proteins one after the other; as `FeatureStore.read_many`, over all stores."""
+        parts = self._by_store(proteins)
+        if len(parts) == 1:
+            ((store, _, rows),) = parts
+            return store.read_many(rows, modalities, buffers)
+        buffers = RowBuffers() if buffers is None else buffers
+        entries = [store.entries(rows) for store, _, rows in parts]
+        ids = [""] * len(proteins)
+        length_BM = np.zeros((len(proteins), len(MODALITIES)), dtype=np.int64)
+        for (_, places, _), found in zip(parts, entries, strict=True):
+            length_BM[places] = found.length_BM
+            for place, name in zip(places, found.ids, strict=True):
+                ids[place] = name
+        packed = {}
+        for modality in modalities:
+            length_B = length_BM[:, MODALITIES.index(modality)]
+            whole = packed[modality] = self.stores[0].room(modality, length_B, buffers)
+            for (store, places, _), found in zip(parts, entries, strict=True):
+                store.fill(modality, found, whole, whole.offsets[places])
+        return PackedProteins(tuple(ids), packed)
+
+    def will_need(self, proteins: Sequence[int], modalities: Sequence[Modality]) -> None:
+        """Have these rows brought into memory while something else is done, where the system can."""
+        for store, _, rows in self._by_store(proteins):
+            store.will_need(rows, modalities)
+
+    def first_of_units(self) -> Int64[np.ndarray, " U"]:
+        """The number of the first protein of each unit, store after store."""
+        begins = [0, *self._ends[:-1]]
+        parts = [store.first_of_units() + begin for store, begin in zip(self.stores, begins, strict=True)]
+        return np.concatenate(parts)
+
     def close(self) -> None:
         """Close every store."""
         for store in self.stores:
             store.close()
+
+    def _by_store(self, proteins: Sequence[int]) -> list[tuple[FeatureStore, list[int], list[int]]]:
+        """For each store that has some of `proteins`: their places in the sequence, and their numbers in the store."""
+        places: dict[int, tuple[FeatureStore, list[int], list[int]]] = {}
+        for place, protein in enumerate(proteins):
+            store, row = self.locate(protein)
+            part = places.setdefault(id(store), (store, [], []))
+            part[1].append(place)
+            part[2].append(row)
+        return list(places.values()) or [(self.stores[0], [], [])]
 
     def _refuse_shared_ids(self) -> None:
         # Hashes first: eight bytes an id, whatever the number of proteins.

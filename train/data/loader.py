@@ -19,7 +19,9 @@ class Loader(Generic[Item]):
     """Iterate over `make(start), …, make(stop - 1)`, up to `ahead` of them made before they are asked for.
 
     An error in `make` is raised where its item would have come. Leave the `with` block to end the threads; items
-    not yet begun are dropped. `begin` runs first in every thread. `waited` sums the seconds the consumer stood still.
+    not yet begun are dropped. `begin` runs first in every thread. `announce` is called with the number of an item that
+    a thread will come to soon, for what it needs to be fetched meanwhile; not all are announced. `waited` sums the
+    seconds the consumer stood still.
     """
 
     def __init__(
@@ -31,8 +33,11 @@ class Loader(Generic[Item]):
         threads: int,
         ahead: int,
         begin: Callable[[], object] | None = None,
+        announce: Callable[[int], object] | None = None,
     ) -> None:
         self._make = make
+        self._announce = announce
+        self._reach = threads
         self._next = start
         self._stop = stop
         self._ahead = ahead
@@ -46,7 +51,7 @@ class Loader(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         while True:
             while len(self._pending) <= self._ahead and self._next < self._stop:
-                self._pending.append(self._pool.submit(self._make, self._next))
+                self._pending.append(self._pool.submit(self._made, self._next))
                 self._next += 1
             if not self._pending:
                 return
@@ -54,6 +59,11 @@ class Loader(Generic[Item]):
             item = self._pending.popleft().result()
             self.waited += time.perf_counter() - began
             yield item
+
+    def _made(self, number: int) -> Item:
+        if self._announce is not None and number + self._reach < self._stop:
+            self._announce(number + self._reach)
+        return self._make(number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

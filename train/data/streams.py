@@ -17,7 +17,7 @@ from jaxtyping import Int64
 
 from amma.manifests.errors import InputError
 from amma.manifests.table import MODALITIES, Modality
-from amma.train.data.permutation import Permutation
+from amma.train.data.permutation import BlockPermutation, Permutation
 from amma.train.run.config import MixConfig, StreamName
 
 SEQ, STR, FUNC = MODALITIES
@@ -57,13 +57,25 @@ class Portion:
 
 
 class Stream:
-    """The training proteins of one kind, in a random order for every epoch."""
+    """The training proteins of one kind, in a random order for every epoch.
 
-    def __init__(self, name: StreamName, proteins: Int64[np.ndarray, " N"], *, seed: int) -> None:
+    With `blocks`, numbers of proteins in ascending order at which blocks begin, each block is drawn whole before the
+    next, in random order and shuffled inside.
+    """
+
+    def __init__(
+        self,
+        name: StreamName,
+        proteins: Int64[np.ndarray, " N"],
+        *,
+        seed: int,
+        blocks: Int64[np.ndarray, " K"] | None = None,
+    ) -> None:
         self.name = name
         self.proteins_N = proteins
+        self._begin_K = None if blocks is None else np.searchsorted(proteins, blocks).astype(np.int64)
         self._seed = seed * len(STREAMS) + NUMBERS[name]
-        self._order: tuple[int, Permutation] | None = None
+        self._order: tuple[int, Permutation | BlockPermutation] | None = None
 
     def __len__(self) -> int:
         return len(self.proteins_N)
@@ -78,10 +90,13 @@ class Stream:
             draws.extend(Draw(int(protein), epoch, int(place)) for protein, place in zip(proteins, places, strict=True))
         return tuple(draws)
 
-    def _permutation(self, epoch: int) -> Permutation:
+    def _permutation(self, epoch: int) -> Permutation | BlockPermutation:
         order = self._order  # read once: other threads may replace it
         if order is None or order[0] != epoch:
-            order = (epoch, Permutation(len(self), seed=self._seed, epoch=epoch))
+            if self._begin_K is None:
+                order = (epoch, Permutation(len(self), seed=self._seed, epoch=epoch))
+            else:
+                order = (epoch, BlockPermutation(len(self), self._begin_K, seed=self._seed, epoch=epoch))
             self._order = order
         return order[1]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int8, Int64, UInt64
 
+from amma.featurize.store.ids import KIND_NAMES
 from amma.manifests.console import progress, say
 from amma.manifests.files import sha256_of_file
 from amma.manifests.table import Modality
@@ -63,13 +64,15 @@ def prepare_training_set(config: RunConfig, record: SplitRecord | None = None) -
     if config.exclude:
         say(exclusion.describe())
     codes = {str(name): number for name, number in NUMBERS.items()}
-    kind_N = np.fromiter((codes.get(kind, -1) for kind in corpus.kinds()), dtype=np.int8)
+    kind_N = np.array([codes.get(kind, -1) for kind in KIND_NAMES], dtype=np.int8)[corpus.kind_codes()]
     wanted = [NUMBERS[name] for name in STREAMS if config.mix.weight(name) > 0]
     candidate_N = np.isin(kind_N, wanted) & ~exclusion.excluded
     held_out_N, origin = _hold_out(config, corpus, candidate_N, hashes_N, record)
     trained_N = candidate_N & ~held_out_N
+    blocks = corpus.first_of_units()[:: config.mix.shuffle_block] if config.mix.shuffle_block else None
     streams = [
-        Stream(name, np.flatnonzero(trained_N & (kind_N == NUMBERS[name])), seed=config.seed) for name in STREAMS
+        Stream(name, np.flatnonzero(trained_N & (kind_N == NUMBERS[name])), seed=config.seed, blocks=blocks)
+        for name in STREAMS
     ]
     counts = {
         "proteins": corpus.num_proteins,

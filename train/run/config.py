@@ -41,6 +41,8 @@ class MixConfig(Settings):
     weights: dict[StreamName, NonNegative] = Field(default_factory=dict)
     """1 where a stream is not named; 0 leaves it out."""
     batch_size: Positive = 4
+    shuffle_block: Annotated[int, Field(ge=0)] = 0
+    """Draw so many of a store's units one after the other, shuffled inside: for stores behind a network. 0: all."""
 
     def weight(self, stream: StreamName) -> float:
         """The weight of one stream."""

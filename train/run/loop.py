@@ -1,7 +1,7 @@
 """The pretraining run: from stores to checkpoints, stopped and resumed at any step."""
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -18,7 +18,9 @@ from amma.manifests.files import write_json_atomically
 from amma.manifests.table import Modality
 from amma.train.data.channel_moments import measure_moments
 from amma.train.data.loader import Loader
+from amma.train.data.packing import Packer
 from amma.train.data.position_profile import PositionProfile, measure_profiles
+from amma.train.data.streams import Portion
 from amma.train.data.training_set import TrainingSet, prepare_training_set
 from amma.train.model.amma import AMMA
 from amma.train.model.objective import Reconstruction
@@ -93,6 +95,7 @@ class Run:
         self._device = device
         self._arithmetic_threads = threads
         self._loader_threads = min(threads, MOST_LOADER_THREADS)
+        self._pack = Packer(device)
         self._interruption = interruption
         self._steps_per_epoch = training_set.mix.steps_per_epoch
         self.last = last_step(epochs=config.epochs, steps_per_epoch=self._steps_per_epoch, max_steps=config.max_steps)
@@ -190,7 +193,7 @@ class Run:
         if self._step:
             say(f"going on at step {self._step} of {self.last}, in epoch {self._step // self._steps_per_epoch + 1}")
         steps = max(self.last - self._step, 0)
-        with self._loader(self._training_input, self._step, self.last) as inputs:
+        with self._loader(self._training_input, self._set.mix.plan, self._step, self.last) as inputs:
             self._clock.start(lambda: inputs.waited)
             with progress("training", steps, unit="steps") as advance:
                 try:
@@ -262,7 +265,8 @@ class Run:
                 self._profiles = measure_profiles(
                     self._set.corpus, self._set.proteins_T, self._model.standardiser, threads=self._loader_threads
                 )
-            with self._loader(self._validation_input, 0, len(self._set.validation)) as inputs:
+            validation = self._set.validation
+            with self._loader(self._validation_input, lambda n: validation[n : n + 1], 0, len(validation)) as inputs:
                 result = validate(self._stepper, inputs, self._profiles)
         self._epochs_closed += 1
         summary = self._tally.summary(self._baseline())
@@ -338,24 +342,27 @@ class Run:
         self._set.seen.write(self._folder.seen)
         self._log = RunLog(self._folder.log, keep=keep)
 
-    def _loader(self, make: Callable[[int], Item], start: int, stop: int) -> Loader[Item]:
-        return Loader(make, start, stop, threads=self._loader_threads, ahead=2 * self._loader_threads, begin=one_thread)
+    def _loader(
+        self, make: Callable[[int], Item], plan: Callable[[int], Sequence[Portion]], start: int, stop: int
+    ) -> Loader[Item]:
+        def announce(number: int) -> None:
+            for portion in plan(number):
+                self._set.corpus.will_need([draw.protein for draw in portion.draws], portion.modalities)
+
+        threads = self._loader_threads
+        return Loader(make, start, stop, threads=threads, ahead=2 * threads, begin=one_thread, announce=announce)
 
     def _training_input(self, step: int) -> StepInput:
         config = self._config
         plan = self._set.mix.plan(step)
-        return prepare_step(self._set.corpus, plan, step, seed=config.seed, mask=config.mask, pin=self._pins)
+        return prepare_step(self._set.corpus, plan, step, seed=config.seed, mask=config.mask, pack=self._pack)
 
     def _validation_input(self, number: int) -> ValidationInput:
         config = self._config
         portion, donor = self._set.validation[number], self._donors[number]
         return prepare_validation(
-            self._set.corpus, portion, donor, number, seed=config.seed, mask=config.mask, pin=self._pins
+            self._set.corpus, portion, donor, number, seed=config.seed, mask=config.mask, pack=self._pack
         )
-
-    @property
-    def _pins(self) -> bool:
-        return self._device.type == "cuda"
 
     def _baseline(self) -> dict[Modality, float]:
         """The error that predicting the mean has on the training split: 1 per channel in standardised units."""

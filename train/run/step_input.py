@@ -5,22 +5,23 @@ from dataclasses import dataclass
 
 from amma.train.data.collate import collate
 from amma.train.data.corpus import FeatureSource
+from amma.train.data.packing import Pack
 from amma.train.data.streams import NUMBERS, Portion
-from amma.train.model.batch import PackedBatch, Tokens
+from amma.train.model.batch import PackedBatch
 from amma.train.model.config import MaskConfig
 from amma.train.model.masking import Masks, draw_batch, generator_for
 
 
 @dataclass(frozen=True)
 class StepInput:
-    """What one step needs, in host memory: of each portion the batch and its masks."""
+    """What one step needs: of each portion the batch, where it was packed to, and its masks, in host memory."""
 
     step: int
     portions: tuple[tuple[Portion, PackedBatch, Masks], ...]
 
 
 def prepare_step(
-    source: FeatureSource, plan: Sequence[Portion], step: int, *, seed: int, mask: MaskConfig, pin: bool = False
+    source: FeatureSource, plan: Sequence[Portion], step: int, *, seed: int, mask: MaskConfig, pack: Pack = collate
 ) -> StepInput:
     """Read the proteins of a step and draw their masks.
 
@@ -29,17 +30,8 @@ def prepare_step(
     """
     portions = []
     for portion in plan:
-        batch = collate(source, [draw.protein for draw in portion.draws], portion.modalities)
+        batch = pack(source, [draw.protein for draw in portion.draws], portion.modalities)
         generators = [generator_for(seed, NUMBERS[portion.stream], d.epoch, d.position) for d in portion.draws]
         masks = draw_batch(generators, batch, mask)
-        portions.append((portion, _pinned(batch) if pin else batch, masks))
+        portions.append((portion, batch, masks))
     return StepInput(step, tuple(portions))
-
-
-def _pinned(batch: PackedBatch) -> PackedBatch:
-    """Page-locked, so that the copy to the device runs beside its computing."""
-    tokens = {
-        modality: Tokens(each.features_TD.pin_memory(), each.offsets, each.position_T.pin_memory())
-        for modality, each in batch.tokens.items()
-    }
-    return PackedBatch(batch.ids, tokens)

@@ -17,6 +17,7 @@ from amma.manifests.table import Modality
 from amma.train.data.collate import collate
 from amma.train.data.corpus import FeatureSource
 from amma.train.data.loader import Loader
+from amma.train.data.packing import Pack
 from amma.train.data.position_profile import PositionProfile
 from amma.train.data.streams import NUMBERS, Portion
 from amma.train.model.batch import PackedBatch, Tokens
@@ -75,13 +76,13 @@ def prepare_validation(
     *,
     seed: int,
     mask: MaskConfig,
-    pin: bool = False,
+    pack: Pack = collate,
 ) -> ValidationInput:
     """Read a validation batch and its donors, and draw its masks: pure functions of the seed and the protein.
 
     A modality that is hidden whole leaves the masks of the others as if the proteins lacked it.
     """
-    given = prepare_step(source, (portion,), number, seed=seed, mask=mask, pin=pin)
+    given = prepare_step(source, (portion,), number, seed=seed, mask=mask, pack=pack)
     ((_, batch, _),) = given.portions
     whole = {}
     for target in batch.modalities:
@@ -93,7 +94,7 @@ def prepare_validation(
         masks = draw_batch(generators, others, mask.model_copy(update={"modality_dropout": 0.0}))
         nothing_T = torch.zeros(len(batch.tokens[target].position_T), dtype=torch.bool)
         whole[target] = Masks({**masks.visible, target: nothing_T}, masks.counts)
-    contents = None if donor is None else collate(source, [draw.protein for draw in donor.draws], donor.modalities)
+    contents = None if donor is None else pack(source, [draw.protein for draw in donor.draws], donor.modalities)
     return ValidationInput(given, whole, contents)
 
 

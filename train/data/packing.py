@@ -1,0 +1,136 @@
+"""Turn proteins of a store into packed batches, in memory that is used again once nobody looks at it any more.
+
+Legend: T tokens of one modality over the batch, D width of its features.
+"""
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from amma.featurize.store.packed import Packed, RowBuffers, fresh
+from amma.manifests.table import MODALITIES, Modality
+from amma.train.data.corpus import FeatureSource
+from amma.train.model.batch import PackedBatch, Tokens
+
+Pack = Callable[[FeatureSource, Sequence[int], Sequence[Modality]], PackedBatch]
+"""Reads proteins in some modalities into one batch."""
+
+
+class Leases:
+    """Memory that comes back by itself: a piece is given out again when the last array or tensor on it is gone.
+
+    So nothing that is in use is ever overwritten, whoever keeps it (a batch, a view, a graph that waits for its
+    backward pass), and there are never more pieces than were once in use together. Safe for threads without a lock,
+    which a piece that comes back during garbage collection could wait for in vain.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[str, deque[np.ndarray]] = {}
+
+    def allocate(self, name: str, size: int) -> np.ndarray:
+        """`size` bytes as uint8; pieces of one name are of about the same size, and used for each other."""
+        free = self._free.setdefault(name, deque())
+        memory = None
+        while memory is None or len(memory) < size:  # what is too small is let go: it would be too small again
+            try:
+                memory = free.popleft()
+            except IndexError:
+                memory = fresh(name, size + size // 8)
+        lease: np.ndarray = np.frombuffer(memory.data, dtype=np.uint8)
+        # Every view of `lease`, numpy's or torch's, keeps its base alive, and that belongs to this lease alone.
+        weakref.finalize(lease.base, free.append, memory).atexit = False
+        return lease[:size]
+
+    @property
+    def num_free(self) -> int:
+        """How many pieces wait to be given out again."""
+        return sum(map(len, self._free.values()))
+
+
+class Packer:
+    """Reads proteins into one packed batch on `device`; safe to call from many threads.
+
+    In host memory a batch lies in memory that a later one takes over when nothing refers to it any more. On a GPU the
+    stored bytes go through page-locked memory of the calling thread and are copied and converted on a stream of their
+    own, beside what the device computes; the batch is complete when the call returns. `dtype` is that of the features,
+    None for the stored one.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32) -> None:
+        self._device = torch.device(device)
+        self._dtype = dtype
+        self._leases = Leases()
+        self._scratch = threading.local()
+        self._stream: torch.cuda.Stream | None = None
+        if self._device.type == "cuda":
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._consumer = torch.cuda.current_stream(self._device)
+
+    def __call__(self, source: FeatureSource, proteins: Sequence[int], modalities: Sequence[Modality]) -> PackedBatch:
+        """The rows of `proteins` in each of `modalities`, one after the other without padding.
+
+        A structure row's position is the residue that it belongs to; sequence and text rows are numbered through.
+        Every read is checked: raises `CorruptStoreError` with the protein's id; `StoreError` if a protein lacks one
+        of the modalities.
+        """
+        wanted = [modality for modality in MODALITIES if modality in modalities]
+        straight = self._stream is None and self._dtype is None
+        buffers = RowBuffers(self._leases.allocate) if straight else self._thread_buffers()
+        found = source.read_many([int(protein) for protein in proteins], wanted, buffers)
+        on_host = {modality: self._tokens(packed) for modality, packed in found.rows.items()}
+        if self._stream is not None:
+            return self._on_device(PackedBatch(found.ids, on_host), self._stream)
+        return PackedBatch(found.ids, {m: self._converted(str(m), tokens) for m, tokens in on_host.items()})
+
+    def _thread_buffers(self) -> RowBuffers:
+        buffers: RowBuffers | None = getattr(self._scratch, "buffers", None)
+        if buffers is None:
+            buffers = self._scratch.buffers = RowBuffers(fresh if self._stream is None else _page_locked)
+        return buffers
+
+    def _tokens(self, packed: Packed) -> Tokens:
+        position = _numbered(packed.offsets) if packed.index is None or packed.index.dtype == np.uint8 else packed.index
+        return Tokens(
+            torch.from_numpy(packed.features),
+            torch.from_numpy(packed.offsets),
+            torch.from_numpy(position.astype(np.int64)),
+        )
+
+    def _converted(self, name: str, tokens: Tokens) -> Tokens:
+        if self._dtype is None:
+            return tokens
+        rows, width = tokens.features_TD.shape
+        size = rows * width * self._dtype.itemsize
+        features_TD: Float[Tensor, "T D"] = torch.from_numpy(self._leases.allocate(name, size)).view(self._dtype)
+        features_TD = features_TD.view(rows, width)
+        features_TD.copy_(tokens.features_TD)
+        return Tokens(features_TD, tokens.offsets, tokens.position_T)
+
+    def _on_device(self, batch: PackedBatch, stream: torch.cuda.Stream) -> PackedBatch:
+        moved = {}
+        with torch.cuda.stream(stream):
+            for modality, tokens in batch.tokens.items():
+                features_TD = tokens.features_TD.to(self._device, non_blocking=True).to(self._dtype)
+                position_T = tokens.position_T.to(self._device, non_blocking=True)
+                for tensor in (features_TD, position_T):
+                    tensor.record_stream(self._consumer)
+                moved[modality] = Tokens(features_TD, tokens.offsets, position_T)
+            copied = stream.record_event()
+        copied.synchronize()  # from here on this thread may fill its buffers again
+        return PackedBatch(batch.ids, moved)
+
+
+def _numbered(offsets: Int64[np.ndarray, " offsets"]) -> Int64[np.ndarray, " T"]:
+    numbers: Int64[np.ndarray, " T"] = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    return numbers
+
+
+def _page_locked(name: str, size: int) -> np.ndarray:
+    memory: np.ndarray = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+    return memory
