@@ -32,6 +32,7 @@ from amma.featurize.options import (
     chosen_encoders,
     chosen_settings,
 )
+from amma.featurize.repair_command import repair
 from amma.featurize.weights_command import weights as weights_command
 from amma.manifests.console import (
     AsJson,
@@ -172,6 +173,9 @@ def verify(
     _show(found, as_json=as_json)
     if found.findings:
         raise typer.Exit(1)
+
+
+app.command()(repair)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from amma.featurize.store.filling import Advance, Outcome, Preview, fill_store, 
 from amma.featurize.store.header import read_header
 from amma.featurize.store.settings import StoreSettings
 from amma.manifests.console import progress
+from amma.manifests.errors import CorruptStoreError
 from amma.manifests.table import Manifest, Modality
 
 
@@ -37,8 +38,14 @@ def preview_run(manifest: Manifest, store: Path, encoders: Encoders, settings: S
 
 
 def recorded_precision(store: Path) -> str | None:
-    """What the encoders of a begun store computed in, so that it goes on alike on another device; None: not begun."""
-    header = read_header(store)
+    """What the encoders of a begun store computed in, so that it goes on alike on another device.
+
+    None: not begun, or not legible any more, which whoever needs the plan will say.
+    """
+    try:
+        header = read_header(store)
+    except CorruptStoreError:
+        return None
     if header is None:
         return None
     dtype = header.fingerprint.get(str(Modality.SEQ), {}).get("dtype")

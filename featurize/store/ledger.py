@@ -6,19 +6,19 @@ one process that holds the store's lock puts entries into the ledger.
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amma.featurize.store.documents import read_document, read_regular
 from amma.featurize.store.layout import LEDGER_FOLDER, UNITS_FOLDER, Layout, ledger_file
 from amma.featurize.store.shard import FileRecord
-from amma.featurize.store.unit import Split
+from amma.featurize.store.unit import Past, Split
 from amma.manifests.errors import CorruptStoreError
 from amma.manifests.files import TEMPORARY_SUFFIX, write_json_atomically
 from amma.manifests.quarantine import Rejection
 from amma.manifests.settings import sha256_of_json
-from amma.manifests.table import MODALITIES, Modality
+from amma.manifests.table import MODALITIES
 
 REPAIR_FOLDER = f"repair{TEMPORARY_SUFFIX}"
 """Where `repair` builds what it has not proven yet; never a part of a store."""
@@ -26,9 +26,8 @@ REPAIR_FOLDER = f"repair{TEMPORARY_SUFFIX}"
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What one unit is: its proteins (`first` is the plan position of the first), its files, its late rejects.
-
-    `splits` says which encode batches had to be cut for want of memory; features may round otherwise then.
+    """What one unit is: its proteins (`first` is the plan position of the first), its files, its late rejects, and
+    the encode batches that had to be cut for want of memory, since features may round otherwise then.
     """
 
     unit: int
@@ -37,8 +36,17 @@ class LedgerEntry:
     ids_sha256: str
     plan_sha256: str
     files: dict[str, FileRecord]
-    rejections: tuple[Rejection, ...]
-    splits: tuple[Split, ...] = ()
+    past: Past
+
+    @property
+    def rejections(self) -> tuple[Rejection, ...]:
+        """The late rejects of the unit."""
+        return self.past.rejections
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The encode batches that were cut."""
+        return self.past.splits
 
     @property
     def size(self) -> int:
@@ -46,8 +54,7 @@ class LedgerEntry:
         return sum(record.size for record in self.files.values())
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in the ledger; without a word of splits where there were none."""
-        splits = {"splits": [asdict(split) for split in self.splits]} if self.splits else {}
+        """As it stands in the ledger."""
         return {
             "unit": self.unit,
             "first": self.first,
@@ -55,20 +62,15 @@ class LedgerEntry:
             "ids_sha256": self.ids_sha256,
             "plan_sha256": self.plan_sha256,
             "files": {path: record.as_json() for path, record in self.files.items()},
-            "rejections": [asdict(rejection) for rejection in self.rejections],
-            **splits,
+            **self.past.as_json(),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "LedgerEntry":
         """Read what `as_json` gave."""
         files = {path: FileRecord(**record) for path, record in value["files"].items()}
-        rejections = tuple(Rejection(**rejection) for rejection in value["rejections"])
-        splits = tuple(
-            Split(Modality(split["modality"]), split["batch"], tuple(split["sizes"]))
-            for split in value.get("splits", ())
-        )
-        return cls(**{**value, "files": files, "rejections": rejections, "splits": splits})
+        plain = {name: part for name, part in value.items() if name not in ("files", "rejections", "splits")}
+        return cls(**plain, files=files, past=Past.from_json(value))
 
 
 def hash_of_ids(ids: Iterable[str]) -> str:
@@ -132,15 +134,13 @@ def sweep(store: Path, layout: Layout, committed: Iterable[int]) -> int:
     Gives how many units were found half made. Raises `CorruptStoreError` for a symbolic link anywhere in the store:
     what is written through one lands elsewhere.
     """
-    for entry in list(entries_below(store)):
+    for entry in entries_below(store):
         if entry.is_symlink():
             raise CorruptStoreError(
                 f"{entry.path}: is a symbolic link; a store holds plain files and folders only. Remove it, and run "
                 "the same command again."
             )
-        if entry.name.endswith(TEMPORARY_SUFFIX) and entry.is_file():
-            Path(entry.path).unlink(missing_ok=True)
-    remove_folder(store / REPAIR_FOLDER)
+    remove_temporaries(store)
     kept = set(committed)
     partial: set[int] = set()
     folders = [store / spec.path / "c" for modality in MODALITIES for spec in layout.row_arrays(modality)]
@@ -151,6 +151,14 @@ def sweep(store: Path, layout: Layout, committed: Iterable[int]) -> int:
             partial.add(int(path.stem))
             remove_folder(path) if path.is_dir() else path.unlink()
     return len(partial)
+
+
+def remove_temporaries(store: Path) -> None:
+    """Remove what was being written aside by a process that was killed."""
+    for entry in list(entries_below(store)):
+        if entry.name.endswith(TEMPORARY_SUFFIX) and entry.is_file(follow_symlinks=False):
+            Path(entry.path).unlink(missing_ok=True)
+    remove_folder(store / REPAIR_FOLDER)
 
 
 def entries_below(folder: Path | str) -> Iterator[os.DirEntry[str]]:

@@ -3,8 +3,9 @@
 Slots number the proteins of a unit from 0. Rows of a protein that could not be encoded stay zeros.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import google_crc32c
@@ -18,7 +19,11 @@ from amma.featurize.store.plan import Plan
 from amma.featurize.store.shard import as_bytes
 from amma.manifests.errors import StoreError
 from amma.manifests.quarantine import RecordError, Rejection
+from amma.manifests.settings import canonical_json
 from amma.manifests.table import MODALITIES, Modality
+
+_PAST = "past"
+"""What the metadata of a side file calls it."""
 
 
 def checksum(features: np.ndarray, index: np.ndarray | None) -> int:
@@ -34,6 +39,29 @@ class Split:
     modality: Modality
     batch: int
     sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What happened when a unit was encoded: its late rejects, and the batches that were cut."""
+
+    rejections: tuple[Rejection, ...] = ()
+    splits: tuple[Split, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in a ledger entry; without a word of splits where there were none."""
+        splits = {"splits": [asdict(split) for split in self.splits]} if self.splits else {}
+        return {"rejections": [asdict(rejection) for rejection in self.rejections], **splits}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Past":
+        """Read what `as_json` gave, whatever else is in `value`."""
+        rejections = tuple(Rejection(**rejection) for rejection in value["rejections"])
+        splits = tuple(
+            Split(Modality(split["modality"]), split["batch"], tuple(split["sizes"]))
+            for split in value.get("splits", ())
+        )
+        return cls(rejections, splits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +98,11 @@ class UnitContents:
                 padded = layout.used_chunks(used) * layout.chunk_rows
                 self.rows[spec.path] = np.full((padded, *spec.row_shape), spec.fill, dtype=spec.dtype)
                 self.rows[spec.path][:used] = 0
+
+    @property
+    def past(self) -> Past:
+        """What happened so far."""
+        return Past(tuple(self.rejections), tuple(self.splits))
 
     def planned(self, modality: Modality) -> list[int]:
         """The slots that have rows in a modality."""
@@ -118,7 +151,7 @@ class UnitContents:
         start = {modality: self.plan.start(self.unit, modality) for modality in MODALITIES}
         crc32c = {modality: measured[modality].crc32c for modality in MODALITIES}
         moments = {modality: measured[modality].moments for modality in MODALITIES}
-        return UnitFacts(start, dict(self.length), crc32c, dict(self.present), dict(self.cls), moments)
+        return UnitFacts(start, dict(self.length), crc32c, dict(self.present), dict(self.cls), moments, self.past)
 
     def measured(self, modality: Modality) -> "Measured":
         """The checksums of all proteins in a modality, and the moments of their rows."""
@@ -174,7 +207,7 @@ def _checked_index(encoded: Encoded, spec: ArraySpec, modality: Modality, protei
 class UnitFacts:
     """Per-protein entries of one unit (n proteins, in slot order), and the moments of its present rows.
 
-    `length` is the planned one also where `present` is False.
+    `length` is the planned one also where `present` is False; `past` stands here too so that it survives a lost ledger.
     """
 
     start: dict[Modality, Int64[np.ndarray, " n"]]
@@ -183,6 +216,7 @@ class UnitFacts:
     present: dict[Modality, Bool[np.ndarray, " n"]]
     cls: dict[Modality, Float[np.ndarray, "n width"]]
     moments: dict[Modality, ChannelMoments]
+    past: Past
 
     def column(self, modality: Modality, name: str) -> np.ndarray:
         """The entries of one per-protein array, by its name in `layout.COLUMNS` or `cls`."""
@@ -210,7 +244,7 @@ class UnitFacts:
             tensors[f"{modality}/count"] = np.array([moments.count], dtype=np.int64)
             tensors[f"{modality}/sum"] = moments.total
             tensors[f"{modality}/m2"] = moments.m2
-        data: bytes = save(tensors)
+        data: bytes = save(tensors, metadata={_PAST: canonical_json(self.past.as_json())})
         return data
 
     @classmethod
@@ -228,6 +262,11 @@ class UnitFacts:
             )
             for modality in MODALITIES
         }
-        return cls(
-            **columns, cls={modality: tensors[f"{modality}/cls"] for modality in CLS_MODALITIES}, moments=moments
-        )
+        special = {modality: tensors[f"{modality}/cls"] for modality in CLS_MODALITIES}
+        return cls(**columns, cls=special, moments=moments, past=past_in(data))
+
+
+def past_in(data: bytes) -> Past:
+    """The `past` in the bytes of a side file; raises `ValueError`, `KeyError` or `TypeError` if these are damaged."""
+    size = int.from_bytes(data[:8], "little")
+    return Past.from_json(json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_PAST]))
