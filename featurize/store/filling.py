@@ -5,9 +5,9 @@ Where the numbers come from is an `Origin`: frozen encoders (`encoding.py`) or a
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -31,6 +31,7 @@ from amma.featurize.store.ledger import (
     sweep,
 )
 from amma.featurize.store.lock import StoreLock, is_lock_file
+from amma.featurize.store.parts import PARTS_FOLDER, WHOLE, end_parts
 from amma.featurize.store.plan import Plan, Survey, make_plan
 from amma.featurize.store.seal import read_seal, seal_store, write_documents
 from amma.featurize.store.settings import StoreSettings
@@ -93,12 +94,48 @@ class Preview:
     free: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """Units to write, and what their writer needs.
+
+    `scratch` is a folder on the store's file system for what is not proven yet; it is removed with what is in it.
+    """
+
+    store: Path
+    header: Header
+    plan: Plan
+    units: Sequence[int]
+    documents: Mapping[str, bytes]
+    scratch: Path
+    advance: Advance
+    stop: StopSignals
+    check_owner: Callable[[], None]
+
+
+Receipts = Generator[LedgerEntry, None, None]
+WriteUnits = Callable[[Work, Origin], Receipts]
+"""Writes units in any order, and gives the receipt of each as its files are in place; ends early when asked to stop."""
+
+
+def write_here(work: Work, origin: Origin) -> Receipts:
+    """Fill and write one unit after the other in this process."""
+    stock = StockReader(work.documents)
+    for unit in work.units:
+        if work.stop.requested:
+            return
+        contents = UnitContents(work.plan, work.header.layout, unit)
+        origin.fill(contents, work.advance)
+        work.check_owner()
+        yield write_unit(work.store, contents, stock)
+
+
 def fill_store(
     path: Path,
     origin: Origin,
     settings: StoreSettings,
     *,
     progress: Progress = lambda total: nullcontext(lambda rows: None),
+    write_units: WriteUnits = write_here,
 ) -> Outcome:
     """Begin, or go on with, the store at `path`, and seal it.
 
@@ -107,17 +144,18 @@ def fill_store(
     """
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: is a file; a store is a folder. Give another path.")
-    with disk_full_is_said(path, lambda: _num_safe(path)):
+    with disk_full_is_said(path, lambda: num_safe(path)):
         path.mkdir(parents=True, exist_ok=True)
         try:
             with StoreLock(path) as lock:
-                return _fill_locked(path, origin, settings, progress, lock)
+                end_parts(path)
+                return _fill_locked(path, origin, settings, progress, write_units, lock)
         finally:
             with suppress(OSError):  # of a folder that is not empty: another run begins in it
                 path.rmdir()
 
 
-def _num_safe(path: Path) -> str:
+def num_safe(path: Path) -> str:
     """`3 of 7` units; without the 7 before there is a plan."""
     done = len(committed_units(path))
     with suppress(StoreError):
@@ -128,19 +166,19 @@ def _num_safe(path: Path) -> str:
 
 def preview(path: Path, origin: Origin, settings: StoreSettings) -> Preview:
     """Plan as `fill_store` would, and write nothing."""
-    header, plan = _plan(path, origin, settings)
+    header, plan = plan_here(path, origin, settings)
     committed = set(committed_units(path))
     pending = [unit for unit in range(plan.num_units) if unit not in committed]
     needed = estimate(plan, header.layout, pending) if pending else 0
     return Preview(header, len(committed), is_sealed(path), needed, free_bytes(path))
 
 
-def _plan(path: Path, origin: Origin, asked: StoreSettings) -> tuple[Header, Plan]:
+def plan_here(path: Path, origin: Origin, asked: StoreSettings) -> tuple[Header, Plan]:
     """The plan of this run; raises unless it is the one the store was begun with."""
     recorded = read_header(path)
     if recorded is None and path.exists():
         strangers = {entry.name for entry in path.iterdir() if not is_lock_file(entry.name)}
-        strangers.discard(PLAN_FILE + TEMPORARY_SUFFIX)
+        strangers -= {PLAN_FILE + TEMPORARY_SUFFIX, PARTS_FOLDER}
         if strangers:
             raise StoreError(f"{path}: holds other things ({min(strangers)}) and no store. Give a new path.")
     return plan_store(path, origin, asked, recorded)
@@ -191,11 +229,13 @@ def _count_kinds(plan: Plan) -> dict[str, int]:
     return dict(counts)
 
 
-def _fill_locked(path: Path, origin: Origin, asked: StoreSettings, progress: Progress, lock: StoreLock) -> Outcome:
-    header, plan = _plan(path, origin, asked)
+def _fill_locked(
+    path: Path, origin: Origin, asked: StoreSettings, progress: Progress, write_units: WriteUnits, lock: StoreLock
+) -> Outcome:
+    header, plan = plan_here(path, origin, asked)
     if is_sealed(path):
         entries = [read_entry(path, unit, header.plan_sha256) for unit in range(header.num_units)]
-        return Outcome(header, read_seal(path).root, _num_rejected(entries), 0, was_sealed=True)
+        return Outcome(header, read_seal(path).root, num_rejected(entries), 0, was_sealed=True)
     layout = header.layout
     done = committed_units(path)
     entries = [read_entry(path, unit, header.plan_sha256) for unit in done]
@@ -207,33 +247,39 @@ def _fill_locked(path: Path, origin: Origin, asked: StoreSettings, progress: Pro
     pending = sorted(set(range(plan.num_units)) - set(done))
     check_room(path, estimate(plan, layout, pending), safe=len(done), total=plan.num_units)
     documents = layout.zarr_documents(sealed=False)
-    _begin(path, header, plan, origin, documents)
-    with StopSignals() as stop, progress(_rows(plan, pending)) as advance:
-        stock = StockReader(documents)
-        for unit in pending:
-            stop.check(len(done), plan.num_units)
-            contents = UnitContents(plan, layout, unit)
-            origin.fill(contents, advance)
-            lock.check()
-            entry = write_unit(path, contents, stock)
-            commit(path, entry)
+    begin(path, header, plan, origin, documents)
+    with StopSignals() as stop, progress(planned_rows(plan, pending)) as advance:
+        scratch = path / PARTS_FOLDER / WHOLE
+        work = Work(path, header, plan, pending, documents, scratch, advance, stop, lock.check)
+        for entry in committed(work, origin, write_units):
             entries.append(entry)
-            done.append(unit)
-        stop.check(len(done), plan.num_units)
+        stop.check(len(entries), plan.num_units)
     lock.check()
+    end_parts(path)
     root = seal_store(path, header).root
-    return Outcome(header, root, _num_rejected(entries), len(pending), was_sealed=False)
+    return Outcome(header, root, num_rejected(entries), len(pending), was_sealed=False)
 
 
-def _num_rejected(entries: Sequence[LedgerEntry]) -> int:
+def committed(work: Work, origin: Origin, write_units: WriteUnits) -> Iterator[LedgerEntry]:
+    """Have units written and commit each; ends early when asked to stop, and raises what `write_units` does."""
+    with closing(write_units(work, origin)) as receipts:
+        for entry in receipts:
+            work.check_owner()
+            commit(work.store, entry)
+            yield entry
+
+
+def num_rejected(entries: Sequence[LedgerEntry]) -> int:
+    """Proteins with a late reject."""
     return len({rejection.id for entry in entries for rejection in entry.rejections})
 
 
-def _rows(plan: Plan, units: Sequence[int]) -> int:
+def planned_rows(plan: Plan, units: Sequence[int]) -> int:
+    """Rows of some units in all modalities."""
     return sum(plan.rows(unit, modality) for unit in units for modality in MODALITIES)
 
 
-def _begin(path: Path, header: Header, plan: Plan, origin: Origin, documents: dict[str, bytes]) -> None:
+def begin(path: Path, header: Header, plan: Plan, origin: Origin, documents: dict[str, bytes]) -> None:
     """Write what comes before the first unit, where it is not there yet; `plan.json` first: it makes it a store."""
     if not (path / PLAN_FILE).exists():
         write_json_atomically(path / PLAN_FILE, header.as_json())
@@ -278,5 +324,6 @@ def receipt(contents: UnitContents, shards: Mapping[str, FileRecord], facts: byt
         ids_sha256=hash_of_ids(contents.ids),
         plan_sha256=contents.plan.sha256,
         files={**shards, side_file(contents.unit): FileRecord.of(facts)},
-        past=contents.past,
+        rejections=tuple(contents.rejections),
+        splits=tuple(contents.splits),
     )

@@ -41,6 +41,11 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self._received is not None
+
     def check(self, safe: int, total: int) -> None:
         """Raise `InterruptedRunError` if a signal came; call it where stopping loses nothing."""
         if self._received is not None:
