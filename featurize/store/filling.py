@@ -324,6 +324,5 @@ def receipt(contents: UnitContents, shards: Mapping[str, FileRecord], facts: byt
         ids_sha256=hash_of_ids(contents.ids),
         plan_sha256=contents.plan.sha256,
         files={**shards, side_file(contents.unit): FileRecord.of(facts)},
-        rejections=tuple(contents.rejections),
-        splits=tuple(contents.splits),
+        past=contents.past,
     )
