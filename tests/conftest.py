@@ -1,7 +1,12 @@
 """Checks that hold for every test: shapes of annotated functions are verified at run time, the network stays shut."""
 
+import errno
+import itertools
 import os
-from collections.abc import Iterator
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +65,75 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+class Children:
+    """Run something in a fork of this process, and have it die, or its disk fill up, at an operation of choice."""
+
+    KILLED = -signal.SIGKILL
+    DISK_FULL = 28
+    """Exit code of a child that ended with `E_DISK`."""
+
+    def start(self, action: Callable[[], object]) -> int:
+        """Fork; gives the id of the child, which exits with 0, or 1 after an exception."""
+        child = os.fork()
+        if child:
+            return child
+        code = 1
+        try:
+            action()
+            code = 0
+        except Exception as error:
+            code = self.DISK_FULL if getattr(error, "code", "") == "E_DISK" else 1
+            if code == 1:
+                traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def wait(self, child: int) -> int:
+        """The exit code of a child; minus the number of the signal that ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def run_to_operation(
+        self, number: int, action: Callable[[], object], *, below: Path, disk_full: bool = False
+    ) -> int:
+        """Run `action` in a child that is killed before its `number`-th operation (from 1) that changes files `below`.
+
+        With `disk_full` that operation fails for want of space instead, and so do all later ones. Counted are opening
+        for writing, making, linking and renaming files and folders, removing them (not with `disk_full`), and fsync.
+        """
+        count = itertools.count(1)
+
+        def happens() -> None:
+            reached = next(count)
+            if disk_full and reached >= number:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if reached == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def audit(event: str, arguments: tuple[Any, ...]) -> None:
+            makes = event in ("os.rename", "os.mkdir", "os.link") or (
+                event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            )
+            removes = event in ("os.remove", "os.rmdir", "os.truncate") and not disk_full
+            if (makes or removes) and str(below) in str(arguments[0]):
+                happens()
+
+        def run() -> None:
+            fsync = os.fsync
+
+            def counted_fsync(descriptor: int) -> None:
+                happens()
+                fsync(descriptor)
+
+            os.fsync = counted_fsync
+            sys.addaudithook(audit)
+            action()
+
+        return self.wait(self.start(run))
+
+
+@pytest.fixture
+def children() -> Children:
+    """Give the means to run things in processes that die."""
+    return Children()

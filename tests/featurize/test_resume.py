@@ -3,8 +3,8 @@
 import itertools
 import os
 import random
+import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,6 @@ import pytest
 from amma.featurize.run import featurize
 from amma.featurize.store.layout import ledger_file
 from amma.featurize.store.ledger import committed_units
-from amma.featurize.store.lock import StoreLock
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.settings import StoreSettings
 from amma.featurize.store.stopping import InterruptedRunError
@@ -28,24 +27,6 @@ Encoders = Callable[[], Any]
 Tree = Callable[[Path], dict[str, str]]
 
 
-def in_child(action: Callable[[], object]) -> int:
-    """Run `action` in a fork of this process; gives its id. Exits 0, or 1 after an exception."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        action()
-        code = 0
-    finally:
-        os._exit(code)
-
-
-def wait_for(child: int) -> int:
-    """The exit code of a child; minus the number of the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def cut_temporary_files(store: Path) -> int:
     """What a crash may leave of a file that was being written is any part of it."""
     aside = list(store.rglob("*.tmp"))
@@ -54,17 +35,22 @@ def cut_temporary_files(store: Path) -> int:
     return len(aside)
 
 
+@pytest.mark.parametrize("trials", [10, pytest.param(100, marks=pytest.mark.slow)])  # of two kills each
 def test_killed_at_random_moments_and_resumed_the_store_is_the_same_to_the_byte(
-    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders, tree: Tree
+    memory_folder: Path,
+    write_proteins: WriteProteins,
+    fake_encoders: Encoders,
+    tree: Tree,
+    children: Any,
+    trials: int,
 ) -> None:
     manifest = write_proteins(memory_folder, 32)
     store = memory_folder / "s.zarr"
     seconds = []
     for name in ("first.zarr", "whole.zarr"):
         began = time.monotonic()
-        assert (
-            wait_for(in_child(lambda name=name: featurize(manifest, memory_folder / name, fake_encoders(), SMALL))) == 0
-        )
+        child = children.start(lambda name=name: featurize(manifest, memory_folder / name, fake_encoders(), SMALL))
+        assert children.wait(child) == 0
         seconds.append(time.monotonic() - began)
     whole = tree(memory_folder / "whole.zarr")
     assert tree(memory_folder / "first.zarr") == whole
@@ -72,63 +58,51 @@ def test_killed_at_random_moments_and_resumed_the_store_is_the_same_to_the_byte(
 
     rng = random.Random(20)
     midway = 0
-    for trial in range(10):  # 20 kills
-        store = memory_folder / f"{trial}.zarr"
+    for _ in range(trials):
         for _ in range(2):  # the run that resumes is killed too
-            child = in_child(lambda store=store: featurize(manifest, store, fake_encoders(), SMALL))
+            child = children.start(lambda: featurize(manifest, store, fake_encoders(), SMALL))
             time.sleep(rng.uniform(0, max(seconds)))
             os.kill(child, signal.SIGKILL)
-            wait_for(child)
+            children.wait(child)
             midway += store.exists() and not (store / "seal.json").exists()
         featurize(manifest, store, fake_encoders(), SMALL)
         assert tree(store) == whole
-    assert midway >= 5
+        shutil.rmtree(store)
+    assert midway >= trials / 2
 
 
-@pytest.mark.parametrize("stride", [13, pytest.param(1, marks=pytest.mark.slow)])
-def test_dead_at_any_file_operation_and_resumed_the_store_is_the_same_to_the_byte(
-    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders, tree: Tree, stride: int
+@pytest.mark.parametrize("stride", [19, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("disk_full", [False, True])
+def test_dead_or_out_of_disk_at_any_file_operation_and_resumed_the_store_is_the_same_to_the_byte(
+    memory_folder: Path,
+    write_proteins: WriteProteins,
+    fake_encoders: Encoders,
+    tree: Tree,
+    children: Any,
+    stride: int,
+    disk_full: bool,
 ) -> None:
     manifest = write_proteins(memory_folder, 6)
+    store = memory_folder / "s.zarr"
     featurize(manifest, memory_folder / "whole.zarr", fake_encoders(), SMALL)
     assert FeatureStore(memory_folder / "whole.zarr").header.num_units == 2
     whole = tree(memory_folder / "whole.zarr")
-
-    def run_and_die(store: Path, last: int) -> None:
-        done = 0
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            if done == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def audit(event: str, args: tuple[Any, ...]) -> None:
-            writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-            if (writes or event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir")) and str(store) in str(args[0]):
-                count()
-
-        fsync = os.fsync
-
-        def counted_fsync(descriptor: int) -> None:
-            count()
-            fsync(descriptor)
-
-        os.fsync = counted_fsync
-        sys.addaudithook(audit)
-        featurize(manifest, store, fake_encoders(), SMALL)
-
     torn = 0
-    for last in itertools.count(1, stride):
-        store = memory_folder / f"{last}.zarr"
-        ended = wait_for(in_child(lambda store=store, last=last: run_and_die(store, last)))
+    for number in itertools.count(1, stride):
+        ended = children.run_to_operation(
+            number,
+            lambda: featurize(manifest, store, fake_encoders(), SMALL),
+            below=store,
+            disk_full=disk_full,
+        )
         if ended == 0:
             break
-        assert ended == -signal.SIGKILL
+        assert ended == (children.DISK_FULL if disk_full else children.KILLED), number
         torn += cut_temporary_files(store) if store.exists() else 0
         featurize(manifest, store, fake_encoders(), SMALL)
-        assert tree(store) == whole
-    assert last > 150
+        assert tree(store) == whole, number
+        shutil.rmtree(store)
+    assert number > 150
     assert torn > 20 / stride
 
 
@@ -201,7 +175,7 @@ def test_asked_to_stop_a_run_finishes_its_unit_and_says_how_many_are_safe(
 
 
 def test_a_second_signal_ends_the_run_at_once(
-    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders
+    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders, children: Any
 ) -> None:
     manifest = write_proteins(memory_folder)
     encoders = fake_encoders()
@@ -212,37 +186,13 @@ def test_a_second_signal_ends_the_run_at_once(
         raise AssertionError("should have ended")
 
     encoders[Modality.SEQ].encode = signalled
-    ended = wait_for(in_child(lambda: featurize(manifest, memory_folder / "s.zarr", encoders, SMALL)))
+    child = children.start(lambda: featurize(manifest, memory_folder / "s.zarr", encoders, SMALL))
+    ended = children.wait(child)
     assert ended == -signal.SIGTERM
 
 
-def test_a_store_has_one_writer_and_the_error_names_it(
-    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders
-) -> None:
-    manifest = write_proteins(memory_folder, 6)
-    store = memory_folder / "s.zarr"
-    store.mkdir()
-    ready, tell = os.pipe()
-
-    def hold() -> None:
-        with StoreLock(store):
-            os.write(tell, b"x")
-            time.sleep(60)
-
-    owner = in_child(hold)
-    os.read(ready, 1)
-    with pytest.raises(StoreError, match=f"in use by process {owner} on {os.uname().nodename}") as caught:
-        featurize(manifest, store, fake_encoders(), SMALL)
-    assert caught.value.code == "E_LOCKED"
-    os.kill(owner, signal.SIGKILL)
-    wait_for(owner)
-    assert (store / "lock").exists()
-    featurize(manifest, store, fake_encoders(), SMALL)  # a dead owner holds nothing
-    assert not (store / "lock").exists()
-
-
 def test_runs_that_start_together_make_one_store(
-    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders, tree: Tree
+    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders, tree: Tree, children: Any
 ) -> None:
     manifest = write_proteins(memory_folder, 12)
     featurize(manifest, memory_folder / "whole.zarr", fake_encoders(), SMALL)
@@ -260,7 +210,7 @@ def test_runs_that_start_together_make_one_store(
                         raise
                     time.sleep(0.01)
 
-        assert [wait_for(child) for child in [in_child(run_until_sealed) for _ in range(3)]] == [0, 0, 0]
+        assert [children.wait(child) for child in [children.start(run_until_sealed) for _ in range(3)]] == [0, 0, 0]
         assert tree(store) == whole
 
 

@@ -1,9 +1,6 @@
 import json
-import os
 import resource
 import shutil
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,37 +193,9 @@ def test_a_newer_version_is_refused_and_not_skipped(run_dir: Path) -> None:
     assert caught.value.code == "E_VERSION"
 
 
-def kill_at_operation(number: int, work: Callable[[], object]) -> bool:
-    """Run `work` in a child that dies by SIGKILL before its `number`-th file operation; True if it came so far."""
-    child = os.fork()
-    if child == 0:
-        left = number
-
-        def count() -> None:
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate"):
-                count()
-
-        fsync = os.fsync
-
-        def counted_fsync(descriptor: int) -> None:
-            count()
-            fsync(descriptor)
-
-        os.fsync = counted_fsync
-        sys.addaudithook(hook)
-        work()
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
-
-
-def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_checkpoint(run_dir: Path, tmp_path: Path) -> None:
+def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_checkpoint(
+    run_dir: Path, tmp_path: Path, children: Any
+) -> None:
     for step in (1, 2, 3):
         save(run_dir, step, best=step == 1)
     steps: list[int | None] = []
@@ -235,7 +204,9 @@ def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_checkpoint(run_di
         trial = tmp_path / f"trial-{len(steps)}"
         shutil.copytree(run_dir / "checkpoints", trial / "checkpoints")
         shutil.copy(run_dir / "seen.safetensors", trial)
-        killed = kill_at_operation(len(steps), lambda: save(trial, 4, best=True))  # noqa: B023
+        ended = children.run_to_operation(len(steps) + 1, lambda: save(trial, 4, best=True), below=trial)  # noqa: B023
+        killed = ended != 0
+        assert ended in (0, children.KILLED)
         steps.append(newest_step(trial))
         assert resolve_checkpoint(trial).name in ("step-00000001", "step-00000004")
         if len(steps) % 4 == 0:  # the next save does not mind what is lying about
@@ -246,16 +217,21 @@ def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_checkpoint(run_di
     assert set(steps) == {3, 4}
 
 
-def test_a_kill_while_the_same_step_is_saved_again_leaves_a_whole_checkpoint(run_dir: Path, tmp_path: Path) -> None:
+def test_a_kill_while_the_same_step_is_saved_again_leaves_a_whole_checkpoint(
+    run_dir: Path, tmp_path: Path, children: Any
+) -> None:
     save(run_dir, 1)
     number, killed = 0, True
     while killed:
         trial = tmp_path / f"trial-{number}"
         shutil.copytree(run_dir / "checkpoints", trial / "checkpoints")
-        killed = kill_at_operation(
-            number,
+        ended = children.run_to_operation(
+            number + 1,
             lambda: Checkpoints(trial).save(snapshot_of(1), seen=run_dir / "seen.safetensors", best=True),  # noqa: B023
+            below=trial,
         )
+        killed = ended != 0
+        assert ended in (0, children.KILLED)
         assert newest_step(trial) == 1
         number += 1
     assert number > 20
