@@ -17,7 +17,7 @@ from torch.nn import functional
 from amma.featurize.encoders.matrix_product import MatrixProduct
 from amma.featurize.encoders.packed_attention import Segments, attend
 
-ROWS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
+ROWS_AT_ONCE = {"cpu": 512, "cuda": 16384}
 """Tokens that pass through a matrix product together: what lies between two of them stays in a CPU's cache, and its
 size does not grow with a protein's length."""
 
@@ -88,7 +88,7 @@ class _PackedLayer:
         self._ask = _product(dtype, device, attention.q_proj, attention.k_proj, attention.v_proj)
         self._mix = _product(dtype, device, attention.out_proj)
         self._final_norm = _Norm(layer.final_layer_norm, device)
-        self._widen = _product(dtype, device, layer.fc1)
+        self._widen = _product(dtype, device, layer.fc1, gelu=True)
         self._narrow = _product(dtype, device, layer.fc2)
 
     def __call__(
@@ -108,8 +108,7 @@ class _PackedLayer:
         for span in spans:
             hidden_RD = hidden_TD[span]
             hidden_RD += self._mix(mixed_TD[span])
-            wide_RF = functional.gelu(self._widen(self._final_norm(hidden_RD)))
-            hidden_RD += self._narrow(wide_RF)
+            hidden_RD += self._narrow(self._widen(self._final_norm(hidden_RD)))
 
 
 class _Rotary:
@@ -143,12 +142,12 @@ class _Norm:
         return functional.layer_norm(value_TD, self._weight_D.shape, self._weight_D, self._bias_D, self._eps)
 
 
-def _product(dtype: torch.dtype, device: torch.device, *maps: nn.Linear) -> MatrixProduct:
+def _product(dtype: torch.dtype, device: torch.device, *maps: nn.Linear, gelu: bool = False) -> MatrixProduct:
     """Linear maps of one input as one, their outputs side by side."""
     # `cat` copies even a single part: it may be a view of a file that is not there for ever.
     weight_OI = torch.cat([linear.weight.detach() for linear in maps])
     bias_O = torch.cat([linear.bias.detach() for linear in maps])
-    return MatrixProduct(weight_OI.to(device=device, dtype=dtype), bias_O.to(device=device, dtype=dtype))
+    return MatrixProduct(weight_OI.to(device=device, dtype=dtype), bias_O.to(device=device, dtype=dtype), gelu=gelu)
 
 
 def _own(weight: Tensor, device: torch.device) -> Tensor:

@@ -21,15 +21,18 @@ ROWS = 1024
 
 
 class MatrixProduct:
-    """`x @ weight.T + bias` in the precision of `weight`, without gradients.
+    """`x @ weight.T + bias` in the precision of `weight`, or GELU (by erf) of that, without gradients.
 
     On a CPU the weight is kept as it was packed, and not as it was given.
     """
 
-    def __init__(self, weight_OI: Float[Tensor, "O I"], bias_O: Float[Tensor, " O"] | None = None) -> None:
+    def __init__(
+        self, weight_OI: Float[Tensor, "O I"], bias_O: Float[Tensor, " O"] | None = None, *, gelu: bool = False
+    ) -> None:
         self.dtype = weight_OI.dtype
         """What factors and results are in; products add up in float32."""
         self._outputs = len(weight_OI)
+        self._gelu = gelu
         self._bias_O = None if bias_O is None else bias_O.detach().to(self.dtype)
         self._packed = weight_OI.device.type == "cpu" and packs(self.dtype)
         self._weight = weight_OI.detach().contiguous()
@@ -42,8 +45,11 @@ class MatrixProduct:
         if not len(value_RI):
             return value_RI.new_empty((0, self._outputs))
         if not self._packed:
-            return functional.linear(value_RI, self._weight, self._bias_O)
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(value_RI, self._weight, self._bias_O, "none", [], ""))
+            product_RO = functional.linear(value_RI, self._weight, self._bias_O)
+            return functional.gelu(product_RO) if self._gelu else product_RO
+        # Within the product, GELU costs no memory of its own and sees sums that are not rounded yet.
+        after: tuple[str, list[float], str] = ("gelu", [], "none") if self._gelu else ("none", [], "")
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(value_RI, self._weight, self._bias_O, *after))
 
 
 @lru_cache
@@ -54,7 +60,13 @@ def packs(dtype: torch.dtype) -> bool:
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         product = torch.ops.mkldnn._linear_pointwise(value, packed, bias, "none", [], "")
+        curved = torch.ops.mkldnn._linear_pointwise(value, packed, bias, "gelu", [], "none")
     # These operators are torch's own affair: another version may lack them or want other arguments.
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
-    return torch.allclose(product, functional.linear(value, weight, bias), rtol=16 * torch.finfo(dtype).eps)
+    expected = functional.linear(value, weight, bias)
+    bound = 16 * torch.finfo(dtype).eps
+    return all(
+        torch.allclose(found, wanted, rtol=bound)
+        for found, wanted in ((product, expected), (curved, functional.gelu(expected)))
+    )

@@ -64,6 +64,20 @@ def test_without_a_bias_and_without_rows_it_is_a_product_still(dtype: torch.dtyp
     assert product(value[:0]).dtype == dtype
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gelu_is_that_of_the_error_function(dtype: torch.dtype) -> None:
+    original = linear(48, 96)
+    value = 3 * torch.randn(40, 48, generator=torch.Generator().manual_seed(2))
+    weight, bias = original.weight.to(dtype), original.bias.to(dtype)
+    sums = nn.functional.linear(value.to(dtype).double(), weight.double(), bias.double())
+    reference = sums * 0.5 * (1 + torch.erf(sums / 2**0.5))
+
+    product = MatrixProduct(weight, bias, gelu=True)(value)
+
+    assert (product - reference).abs().max() <= (1e-5 if dtype == torch.float32 else 0.05)
+
+
 @pytest.mark.parametrize("how", ["missing", "changed", "wrong"])
 def test_an_operator_that_another_torch_lacks_or_changed_is_not_used(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Operators:
