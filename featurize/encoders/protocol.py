@@ -54,7 +54,10 @@ class Encoder(Protocol):
         """Everything that decides the numbers, as plain JSON values; no paths, times or hosts."""
 
     def lengths(self, proteins: Sequence[Protein]) -> list[int]:
-        """How many rows `encode` will give for each protein; cheap, and exact. 0: treat the modality as absent."""
+        """How many rows `encode` will give for each protein; cheap, and exact. 0: treat the modality as absent.
+
+        A protein with 0 sequence rows is left out whole, for the reason that `encode` raises (a `RecordError`).
+        """
 
     def cost(self, rows: int) -> int:
         """How much of a batch's token budget a protein of `rows` rows takes."""

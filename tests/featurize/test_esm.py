@@ -118,6 +118,45 @@ def test_a_proteins_features_do_not_depend_on_its_batch_mates(family: str) -> No
         assert distance(among.cls, alone.cls) <= 1e-5
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_layers_below_the_one_that_is_read_are_kept(family: str) -> None:
+    model = random_model(seed=0, architecture=family, layers=3, width=16, heads=2)
+    model.layers[2] = None
+
+    encoder = EsmEncoder(model, name="cut", weights_sha256="", layer=2)
+
+    whole = EsmEncoder.random(architecture=family, layers=3, width=16, heads=2, layer=2)
+    (ours,), (reference,) = encoder.encode(proteins(SEQUENCES[0])), whole.encode(proteins(SEQUENCES[0]))
+    assert np.array_equal(ours.features, reference.features)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_is_in_the_fingerprint_and_features_are_float32_in_each(precision: str) -> None:
+    encoder = EsmEncoder.random(precision=precision)
+
+    (encoded,) = encoder.encode(proteins(SEQUENCES[0]))
+
+    assert encoder.fingerprint()["dtype"] == {"fp32": "float32", "bf16": "bfloat16"}[precision]
+    assert encoded.features.dtype == np.float32
+    exact = EsmEncoder.random().encode(proteins(SEQUENCES[0]))[0]
+    difference = distance(encoded.features, exact.features)
+    assert difference == 0 if precision == "fp32" else 1e-4 < difference < 0.06
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 0.06), ("fp16", 0.01)])
+def test_a_gpu_gives_what_the_cpu_gives(family: str, precision: str, bound: float) -> None:
+    sizes = {"architecture": family, "layers": 6, "width": 320, "heads": 20}
+    reference = EsmEncoder.random(**sizes).encode(proteins(*SEQUENCES))
+
+    encoder = EsmEncoder.random(**sizes, device="cuda", precision=precision)
+    encoded = encoder.encode(proteins(*SEQUENCES))
+
+    for ours, theirs in zip(encoded, reference, strict=True):
+        assert distance(ours.features, theirs.features) <= bound
+
+
 def test_the_same_batch_gives_the_same_bits() -> None:
     encoder = EsmEncoder.random()
 
