@@ -8,7 +8,7 @@ entry, since sums may round otherwise in another company (`replay.py` reads it).
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,9 +17,9 @@ from jaxtyping import Int64
 from amma.featurize.encoders.protocol import Encoded, Encoder, EncoderInput
 from amma.featurize.inputs import PlannedInputs
 from amma.featurize.store.filling import Advance
-from amma.featurize.store.plan import Survey, survey
+from amma.featurize.store.plan import Plan, Survey, survey
 from amma.featurize.store.unit import Split, UnitContents
-from amma.manifests.errors import AmmaError, StoreError
+from amma.manifests.errors import AmmaError, InputError, StoreError
 from amma.manifests.quarantine import RecordError
 from amma.manifests.structures import load_chain
 from amma.manifests.table import MODALITIES, Manifest, Modality, Protein
@@ -28,6 +28,13 @@ log = logging.getLogger(__name__)
 
 FAILURES_OF_AN_ENCODER = 4
 """When at least so many proteins of a unit fail in a modality, and none succeeds, the encoder is at fault."""
+
+SET_ASIDE = (
+    "E_KILLED",
+    "set aside: it ends the process that encodes it, or is named by --quarantine",
+    "Look at this protein's input, and at the memory it needs.",
+)
+"""Code, reason and hint of a protein that is not encoded; the same whoever found out, as they stand in the store."""
 
 
 @runtime_checkable
@@ -45,12 +52,16 @@ class Encoders(Protocol):
 
 
 class EncoderOrigin:
-    """The proteins of a manifest, as frozen encoders see them."""
+    """The proteins of a manifest, as frozen encoders see them.
 
-    def __init__(self, manifest: Manifest, encoders: Encoders) -> None:
+    Proteins whose ids are `set_aside` are not encoded, but rejected in the words of `SET_ASIDE`.
+    """
+
+    def __init__(self, manifest: Manifest, encoders: Encoders, *, set_aside: Collection[str] = ()) -> None:
         self._manifest = manifest
         self._encoders = encoders
         self._inputs = PlannedInputs(manifest)
+        self.set_aside = frozenset(set_aside)
         self.widths = {modality: encoders[modality].width for modality in MODALITIES}
         self.random_weights = bool(encoders.random_weights)
 
@@ -59,8 +70,21 @@ class EncoderOrigin:
         return dict(self._encoders.fingerprint())
 
     def survey(self) -> Survey:
-        """One pass over the manifest; no encoder runs."""
-        return survey(self._manifest, self._measure, source=str(self._manifest.path))
+        """One pass over the manifest; no encoder runs. Raises `InputError` if it lacks a protein that is set aside."""
+        unseen = set(self.set_aside)
+
+        def noted() -> Iterator[Protein]:
+            for protein in self._manifest:
+                unseen.discard(protein.id)
+                yield protein
+
+        surveyed = survey(noted(), self._measure, source=str(self._manifest.path))
+        if unseen:
+            raise InputError(
+                f"{self._manifest.path}: has no protein {min(unseen)!r}, which is to be set aside "
+                f"({len(unseen)} such ids). Give ids of this manifest, one a line."
+            )
+        return surveyed
 
     def _measure(self, batch: Sequence[Protein]) -> dict[Modality, list[int]]:
         rows = {}
@@ -82,10 +106,14 @@ class EncoderOrigin:
         table = self._inputs.table(rows, ["id", "sequence"])
         return table.column("id").to_pylist(), table.column("sequence").to_pylist()
 
+    def proteins(self, plan: Plan, positions: range) -> list[Protein]:
+        """The proteins of consecutive plan positions."""
+        return self._inputs.proteins(plan, positions)
+
     def fill(self, contents: UnitContents, advance: Advance) -> None:
         """Encode one unit; the sequence first, since a protein without it is left out whole."""
         _limit_threads(contents.plan.settings.threads)
-        proteins = self._inputs.proteins(contents.plan, contents.positions)
+        proteins = self.proteins(contents.plan, contents.positions)
         self._reject_unplanned(contents, proteins)
         left_out: set[int] = set()
         for modality in MODALITIES:
@@ -152,6 +180,8 @@ class EncoderOrigin:
         inputs: dict[int, EncoderInput] = {}
         for number, protein in enumerate(proteins):
             try:
+                if protein.id in self.set_aside:
+                    raise RecordError(*SET_ASIDE)
                 chain = load_chain(self._manifest, protein) if modality is Modality.STR else None
                 inputs[number] = EncoderInput(protein, chain)
             except RecordError as error:

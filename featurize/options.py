@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from amma.manifests.errors import UsageError
+
 
 class Precision(StrEnum):
     """What encoders compute in."""
@@ -93,8 +95,28 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of the encoders. [default: the processors there are]")
 ]
 
+# Who does the work.
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes of this machine that encode. [default: this process alone]")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Workers of a dask.distributed scheduler, by its address or scheduler file."),
+]
+WorkerResource = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=AMOUNT", help="With --scheduler: what a worker must offer for a unit, as GPU=1."),
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option("--part", metavar="I/N", help="Fill share I (from 0) of N and seal nothing; `seal` does that."),
+]
+Quarantine = Annotated[
+    Path | None, typer.Option(help="File of ids that are not to be encoded, one a line; they are quarantined.")
+]
 
-def chosen_encoders(
+
+def chosen_recipe(
     store: Path,
     *,
     preset: str,
@@ -104,23 +126,49 @@ def chosen_encoders(
     text_fields: str | None,
     **options: Any,
 ) -> Any:
-    """Build the encoders that the options above choose; `options` are the other fields of `EncoderChoice`.
+    """The `Recipe` of the encoders that the options above choose; `options` are the other fields of `EncoderChoice`.
 
-    Without a precision, what `store` was begun with. Raises as `build_encoders`.
+    Without a precision, what `store` was begun with, else what this machine's device is made for. Raises
+    `UsageError` for what is not known, `ConfigError` for wrong options.
     """
     from amma.featurize.encoders.choice import EncoderChoice
-    from amma.featurize.encoders.presets import build_encoders
+    from amma.featurize.encoders.device import resolve_device, resolve_precision
     from amma.featurize.run import recorded_precision
+    from amma.featurize.workers.recipe import Recipe
 
     fields = None if text_fields is None else tuple(text_fields.split(","))
     choice = EncoderChoice.parse({**options, "text_fields": fields}, source="the options")
-    return build_encoders(
-        preset,
-        weights=weights,
-        device=device,
-        precision=recorded_precision(store) or precision if precision is Precision.AUTO else precision,
-        replaced=choice.specs(preset),
+    replaced = choice.specs(preset)
+    asked = recorded_precision(store) or precision if precision is Precision.AUTO else precision
+    return Recipe(
+        "amma.featurize.encoders.presets:build_encoders",
+        {
+            "preset": preset,
+            "weights": None if weights is None else weights.absolute(),
+            "device": device,
+            # Resolved here: a worker must not choose another one for itself.
+            "precision": resolve_precision(str(asked), resolve_device(device)),
+            "replaced": replaced,
+        },
     )
+
+
+def chosen_encoders(store: Path, **options: Any) -> Any:
+    """Build the encoders of `chosen_recipe`. Raises as that and `build_encoders`."""
+    return chosen_recipe(store, **options).build()
+
+
+def chosen_crew(*, workers: int | None, scheduler: str | None, worker_resource: list[str] | None) -> Any:
+    """The `Crew` of the options above, None for this process alone. Raises `UsageError`."""
+    from amma.featurize.workers.crew import Crew, parse_resources
+
+    if workers is not None and scheduler is not None:
+        raise UsageError("--workers starts a cluster of this machine's own, --scheduler uses another; give one.")
+    if worker_resource and scheduler is None:
+        raise UsageError("--worker-resource chooses among the workers of a --scheduler; give that too.")
+    if workers is None and scheduler is None:
+        return None
+    return Crew(workers, scheduler, parse_resources(worker_resource or []))
 
 
 def chosen_settings(**options: Any) -> Any:

@@ -45,6 +45,21 @@ class PartOutcome:
     committed: int
     sealed: bool
 
+    def lines(self, store: Path) -> list[str]:
+        """For people."""
+        total = self.header.num_units
+        if self.sealed:
+            last = f"{store} is sealed"
+        elif self.committed < total:
+            last = f"{self.committed} of {total} units are there; seal {store} when all are"
+        else:
+            last = f"all {total} units are there: amma-featurize seal {store}"
+        return [
+            f"part         {self.part}: {self.num_written} units written, {self.units} in all",
+            f"quarantined  {self.num_rejected} while encoding",
+            f"store        {last}",
+        ]
+
 
 def fill_part(
     path: Path,

@@ -13,7 +13,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDERS = ("manifests", "featurize", "train", "evaluate")
 """In the order in which data flows: each may import itself and those before it."""
 COMMANDS = {"amma-manifest": "manifests", "amma-featurize": "featurize", "amma-train": "train", "amma-eval": "evaluate"}
-HEAVY = ("torch", "pandas", "pyarrow", "zarr", "transformers", "esm", "gemmi", "biotite", "plotly", "sklearn")
+HEAVY = (
+    "torch",
+    "pandas",
+    "pyarrow",
+    "zarr",
+    "transformers",
+    "esm",
+    "gemmi",
+    "biotite",
+    "plotly",
+    "sklearn",
+    "dask",
+    "distributed",
+)
 
 
 def modules_of(folder: str) -> list[Path]:
