@@ -169,8 +169,10 @@ class StoreLock:
         aside = self._folder / f"{LOCK_FILE}.{owner.token}{TEMPORARY_SUFFIX}"
         while True:
             try:
-                aside.write_bytes(data)
-                now = aside.stat().st_mtime
+                with aside.open("wb") as handle:
+                    handle.write(data)
+                    handle.flush()
+                    now = os.fstat(handle.fileno()).st_mtime
                 chain = self._chain()
                 if chain and not self._is_dead(chain[-1], now):
                     raise self._locked(chain[-1], now)

@@ -6,8 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from amma.featurize.store.layout import LOCK_FILE
-from amma.featurize.store.lock import StoreLock
+from amma.featurize.store.lock import StoreLock, is_lock_file
 from amma.manifests.console import say
 from amma.manifests.errors import InputError
 from amma.manifests.files import TEMPORARY_SUFFIX, write_json_atomically
@@ -129,7 +128,7 @@ def refuse_foreign_folder(path: Path) -> None:
     strangers = sorted(
         each.name
         for each in path.iterdir()
-        if each.name not in (LOCK_FILE, SPLIT) and not each.name.endswith(TEMPORARY_SUFFIX)
+        if each.name != SPLIT and not is_lock_file(each.name) and not each.name.endswith(TEMPORARY_SUFFIX)
     )
     if strangers:
         raise InputError(
