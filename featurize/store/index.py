@@ -1,4 +1,4 @@
-"""`index.bin`: one record of 64 bytes a protein, then their ids: what reading a protein needs, in two small reads.
+"""`index.bin`: one record of 96 bytes a protein: what reading it needs, in one small read.
 
 The per-protein Zarr arrays say the same, an array a column. Records exist so that a store of ten million proteins
 opens at once and a protein costs the same wherever it is, without any of it in memory. Each record closes with a
@@ -27,13 +27,15 @@ RECORD = np.dtype(
         ("start", "<i8", 3),
         ("length", "<u4", 3),
         ("crc32c", "<u4", 3),
-        ("id_begin", "<u8"),
         ("id_bytes", "<u4"),
+        ("id", "V40"),
         ("check", "<u4"),
     ]
 )
-"""`length` is 0 where a modality is not present; `id_begin` counts from the start of the file."""
-_CHECKED = RECORD.itemsize - 4
+"""`length` is 0 where a modality is not present. An id of more than 40 bytes stands behind the records, and `id` begins
+with the place in the file, a uint64, where it does."""
+_SIZE, _CHECKED, _ID, _INLINE = RECORD.itemsize, RECORD.itemsize - 4, 52, 40
+_MOST_ID_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +64,15 @@ class IndexReader:
 
     def entries(self, proteins: Sequence[int]) -> Entries:
         """The entries of `proteins`, in their order; raises `CorruptStoreError` for a damaged record."""
-        read = self._files.read_range
         records, ids = [], []
         for protein in proteins:
             if not 0 <= protein < self._num_proteins:
                 raise IndexError(protein)
-            record = read(INDEX_FILE, protein * RECORD.itemsize, RECORD.itemsize)
-            id_begin = int.from_bytes(record[48:56], "little")
-            id_bytes = int.from_bytes(record[56:60], "little")
-            # A damaged place must not become a huge read.
-            name = read(INDEX_FILE, id_begin, id_bytes) if id_begin < 1 << 62 and id_bytes < 1 << 20 else b""
-            check = google_crc32c.extend(self._salt, protein.to_bytes(8, "little") + record[:_CHECKED] + name)
-            if len(record) < RECORD.itemsize or check != int.from_bytes(record[_CHECKED:], "little"):
+            record = self._files.read_range(INDEX_FILE, protein * _SIZE, _SIZE)
+            size = int.from_bytes(record[_ID - 4 : _ID], "little")
+            name = record[_ID : _ID + size] if size <= _INLINE else self._long_id(record, size)
+            checked = protein.to_bytes(8, "little") + record[:_CHECKED] + (name if size > _INLINE else b"")
+            if google_crc32c.extend(self._salt, checked) != int.from_bytes(record[_CHECKED:], "little"):
                 raise CorruptStoreError(
                     f"{self._files.where}/{INDEX_FILE}: the record of protein number {protein} is damaged. "
                     "Run amma-featurize verify."
@@ -85,6 +84,13 @@ class IndexReader:
             tuple(ids), table["start"].astype(np.int64), table["length"].astype(np.int64), table["crc32c"].copy()
         )
 
+    def _long_id(self, record: bytes, size: int) -> bytes:
+        begin = int.from_bytes(record[_ID : _ID + 8], "little")
+        # A damaged place or size must not become a huge read.
+        if size > _MOST_ID_BYTES or begin >= 1 << 62:
+            return b""
+        return self._files.read_range(INDEX_FILE, begin, size)
+
 
 class IndexWriter:
     """Write the records of all proteins in order, some at a time, aside; `close` puts the file in its place."""
@@ -93,9 +99,9 @@ class IndexWriter:
         self._path = store / INDEX_FILE
         self._aside = self._path.with_name(INDEX_FILE + TEMPORARY_SUFFIX)
         self._records = self._aside.open("wb")
-        self._ids = self._aside.open("r+b")
-        self._id_begin = num_proteins * RECORD.itemsize
-        self._ids.seek(self._id_begin)
+        self._long_ids = self._aside.open("r+b")
+        self._long_begin = num_proteins * _SIZE
+        self._long_ids.seek(self._long_begin)
         self._salt = _salt(plan_sha256)
         self._number = 0
 
@@ -108,25 +114,30 @@ class IndexWriter:
     ) -> None:
         """The next proteins; `length_BM` is 0 where a modality is not present."""
         names = [name.encode() for name in ids]
-        sizes = np.array([len(name) for name in names], dtype=np.int64)
         table = np.zeros(len(names), dtype=RECORD)
         table["start"], table["length"], table["crc32c"] = start_BM, length_BM, crc32c_BM
-        table["id_bytes"], table["id_begin"] = sizes, self._id_begin + np.cumsum(sizes) - sizes
+        table["id_bytes"] = [len(name) for name in names]
+        table["id"] = np.frombuffer(b"".join(map(self._inline, names)), dtype=RECORD["id"])
         data = table.tobytes()
         checks = []
         for place, name in enumerate(names):
             number = (self._number + place).to_bytes(8, "little")
-            record = data[place * RECORD.itemsize : place * RECORD.itemsize + _CHECKED]
-            checks.append(google_crc32c.extend(self._salt, number + record + name))
+            record = data[place * _SIZE : place * _SIZE + _CHECKED]
+            checks.append(google_crc32c.extend(self._salt, number + record + (name if len(name) > _INLINE else b"")))
         table["check"] = checks
         self._records.write(table.tobytes())
-        self._ids.write(b"".join(names))
-        self._id_begin += int(sizes.sum())
         self._number += len(names)
+
+    def _inline(self, name: bytes) -> bytes:
+        if len(name) > _INLINE:
+            self._long_ids.write(name)
+            self._long_begin += len(name)
+            name = (self._long_begin - len(name)).to_bytes(8, "little")
+        return name.ljust(_INLINE, b"\0")
 
     def close(self) -> None:
         """Make it durable under its name."""
-        for handle in (self._ids, self._records):
+        for handle in (self._long_ids, self._records):
             handle.flush()
             os.fsync(handle.fileno())
             handle.close()

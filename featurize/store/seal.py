@@ -4,6 +4,7 @@ Every step writes files that are a pure function of the committed units, so a se
 done again; `seal.json` comes last.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,12 +74,19 @@ def seal_store(store: Path, header: Header, *, into: Path | None = None) -> Seal
 
     Raises `CorruptStoreError` if a committed unit is not what its ledger entry says.
     """
-    layout, out = header.layout, into or store
+    out = into or store
     tables, rejections = _write_protein_files(store, header, out)
-    documents = layout.zarr_documents(sealed=True)
+    return write_seal(store, header, tables, rejections, out)
+
+
+def write_seal(
+    store: Path, header: Header, tables: dict[str, list[FileRecord]], rejections: Iterable[Rejection], out: Path
+) -> Seal:
+    """The end of `seal_store`: `tables` has the records of the ledger's and of each per-protein array's files."""
+    documents = header.layout.zarr_documents(sealed=True)
     write_documents(out, documents)
     write_quarantine(out / QUARANTINE_FILE, rejections)
-    tables[IDS_GROUP] = _block_records(store / IDS_FILE)
+    tables = {**tables, IDS_GROUP: _block_records(store / IDS_FILE)}
     make_folder(out / DIGESTS_FOLDER)
     for group, records in tables.items():
         write_atomically(out / digest_file(group), render_digests(records))
@@ -96,7 +104,7 @@ def read_seal(store: Path) -> Seal:
     return parse_seal(read_regular(store / SEAL_FILE), store / SEAL_FILE)
 
 
-def parse_seal(data: bytes, path: Path) -> Seal:
+def parse_seal(data: bytes, path: Path | str) -> Seal:
     """As `read_seal`, of the bytes of a `seal.json` that was read from `path`."""
     document = parse_document(data, path)
     body = {key: value for key, value in document.items() if key != "root"}
@@ -136,7 +144,7 @@ def _write_protein_files(store: Path, header: Header, out: Path) -> tuple[dict[s
     """
     layout = header.layout
     specs = [(modality, spec) for modality in MODALITIES for spec in layout.protein_arrays(modality)]
-    columns = [(modality, spec.path.split("/")[1], _ColumnWriter(out, layout, spec)) for modality, spec in specs]
+    columns = [(modality, spec.path.split("/")[1], ColumnWriter(out, layout, spec)) for modality, spec in specs]
     index = IndexWriter(out, header.num_proteins, header.plan_sha256)
     ids = stream_ids(store / IDS_FILE)
     ledger: list[FileRecord] = []
@@ -167,7 +175,7 @@ def _write_protein_files(store: Path, header: Header, out: Path) -> tuple[dict[s
     return tables, rejections
 
 
-class _ColumnWriter:
+class ColumnWriter:
     """Write a per-protein array chunk by chunk: each file is one full chunk, the last padded with the fill value."""
 
     def __init__(self, store: Path, layout: Layout, spec: ArraySpec) -> None:
@@ -179,6 +187,7 @@ class _ColumnWriter:
         self._records: list[FileRecord] = []
 
     def append(self, rows: np.ndarray) -> None:
+        """The next entries."""
         while len(rows):
             taken = min(len(rows), len(self._chunk) - self._filled)
             self._chunk[self._filled : self._filled + taken] = rows[:taken]
@@ -188,6 +197,7 @@ class _ColumnWriter:
                 self._flush()
 
     def close(self) -> list[FileRecord]:
+        """Write what is left; gives the records of all files."""
         if self._filled:
             self._flush()
         return self._records

@@ -30,10 +30,12 @@ class Seen:
     @staticmethod
     def of(hashes: UInt64[np.ndarray, " P"], text: UInt8[np.ndarray, " P"]) -> "Seen":
         """From proteins in any order, equal sequences among them."""
-        distinct, place = np.unique(hashes, return_inverse=True)
-        most = np.zeros(len(distinct), dtype=np.uint8)
-        np.maximum.at(most, place, text)
-        return Seen(distinct, most)
+        if not len(hashes):
+            return Seen(hashes, text)
+        order = np.argsort(hashes)
+        ordered = hashes[order]
+        begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        return Seen(ordered[begins], np.maximum.reduceat(text[order], begins))
 
     def union(self, other: "Seen") -> "Seen":
         """What a model has seen that began where the other ended."""

@@ -69,6 +69,10 @@ def prepare_training_set(config: RunConfig, record: SplitRecord | None = None) -
     candidate_N = np.isin(kind_N, wanted) & ~exclusion.excluded
     held_out_N, origin = _hold_out(config, corpus, candidate_N, hashes_N, record)
     trained_N = candidate_N & ~held_out_N
+    # All hashes together are the most of the memory: what is kept of them comes before anything else is made.
+    text_T = np.where(_has_text(kind_N[trained_N]), WITH, WITHOUT).astype(np.uint8)
+    seen = Seen.of(hashes_N[trained_N], text_T)
+    del hashes_N
     blocks = corpus.first_of_units()[:: config.mix.shuffle_block] if config.mix.shuffle_block else None
     streams = [
         Stream(name, np.flatnonzero(trained_N & (kind_N == NUMBERS[name])), seed=config.seed, blocks=blocks)
@@ -96,7 +100,7 @@ def prepare_training_set(config: RunConfig, record: SplitRecord | None = None) -
         corpus,
         Mix(streams, config.mix),
         _validation_batches(kind_N, held_out_N, config.mix.batch_size),
-        Seen.of(hashes_N[trained_N], np.where(_has_text(kind_N[trained_N]), WITH, WITHOUT).astype(np.uint8)),
+        seen,
         counts,
         inputs,
         SplitRecord(origin, tuple(corpus.ids[int(protein)] for protein in np.flatnonzero(held_out_N))),
