@@ -80,19 +80,19 @@ def fill_part(
         header, plan = plan_here(path, origin, settings)
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
-            documents = header.layout.zarr_documents(sealed=False)
-            with beginning(path):
-                recorded = read_header(path)
-                if recorded is not None and recorded.as_json() != header.as_json():
-                    # Begun by another part meanwhile: its settings hold, or it is said what differs.
-                    header, plan = plan_here(path, origin, settings)
-                if is_sealed(path):
-                    end_parts(path)
-                    units = part.units(plan.num_units)
-                    return PartOutcome(header, part, len(units), 0, 0, plan.num_units, sealed=True)
-                begin(path, header, plan, origin, documents)
-                lock = held.enter_context(claim(path, part))
-            return _fill(path, origin, header, plan, documents, part, lock, progress, write_units)
+            if not is_sealed(path):
+                with beginning(path):
+                    recorded = read_header(path)
+                    if recorded is not None and recorded.as_json() != header.as_json():
+                        # Begun by another part meanwhile: its settings hold, or it is said what differs.
+                        header, plan = plan_here(path, origin, settings)
+                    if not is_sealed(path):
+                        begin(path, header, plan, origin, header.layout.zarr_documents(sealed=False))
+                        lock = held.enter_context(claim(path, part))
+            if is_sealed(path):  # a seal waits for the lock of this part, if it has one
+                end_parts(path)
+                return PartOutcome(header, part, len(part.units(plan.num_units)), 0, 0, plan.num_units, sealed=True)
+            return _fill(path, origin, header, plan, part, lock, progress, write_units)
 
 
 def _fill(
@@ -100,7 +100,6 @@ def _fill(
     origin: Origin,
     header: Header,
     plan: Plan,
-    documents: dict[str, bytes],
     part: Part,
     lock: StoreLock,
     progress: Progress,
@@ -115,6 +114,7 @@ def _fill(
     remove_folder(scratch)
     check_room(path, estimate(plan, header.layout, pending), safe=len(done), total=len(own))
     with StopSignals() as stop, progress(planned_rows(plan, pending)) as advance:
+        documents = header.layout.zarr_documents(sealed=False)
         work = Work(path, header, plan, pending, documents, scratch, advance, stop, lock.check)
         for entry in committed(work, origin, write_units):
             entries.append(entry)
