@@ -15,7 +15,7 @@ from amma.featurize.encoders.gearnet_frozen import DTYPES, FrozenGearNet
 from amma.featurize.encoders.gearnet_rows import chain_of, groups_within_cost, keep_rows, num_rows
 from amma.featurize.encoders.gearnet_weights import load_gearnet, random_gearnet
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
-from amma.featurize.encoders.residue_graph import RESIDUE_TABLE, build_graph
+from amma.featurize.encoders.residue_graph import RESIDUE_TABLE
 from amma.featurize.encoders.weights import sha256_of_state
 from amma.manifests.structures import Chain
 from amma.manifests.table import Modality, Protein
@@ -49,7 +49,6 @@ class GearNetEncoder:
         self._weights_sha256 = weights_sha256
         self._model = FrozenGearNet(model.to(device).eval().requires_grad_(False), precision)
         self._precision = precision
-        self._device = device
 
     @classmethod
     def from_file(
@@ -117,8 +116,7 @@ class GearNetEncoder:
         return encoded
 
     def _encode(self, chains: Sequence[Chain]) -> list[Encoded]:
-        traces = [(chain.letters, torch.tensor(chain.ca, device=self._device)) for chain in chains]
-        graph = build_graph(traces, self.config.graph, line=self.config.edges)
+        graph = self._model.graph([(chain.letters, torch.tensor(chain.ca)) for chain in chains])
         features_ND = self._model(graph).cpu().numpy()
         encoded = []
         start = 0

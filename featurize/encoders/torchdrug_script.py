@@ -56,11 +56,11 @@ def load_extension() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "amma.lock").open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
+        for leftover in folder.glob("torch_ext*/lock"):
+            leftover.unlink()
+        # Not before: importing torchdrug may load the extension already, and wait for that lock.
         from torchdrug.utils import torch as torchdrug_torch
 
-        leftover = Path(torchdrug_torch.torch_ext.build_directory) / "lock"
-        if leftover.exists():
-            leftover.unlink()
         torchdrug_torch.torch_ext.module  # noqa: B018  loads it
 
 
@@ -68,11 +68,12 @@ class Gear:
     """A GearNet with its graph construction, in evaluation mode."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        load_extension()
+
         import torch
         from torchdrug import layers, models
         from torchdrug.layers import geometry
 
-        load_extension()
         self.device = torch.device(config["device"])
         minimum = config["min_sequence_distance"]
         self.construction = layers.GraphConstruction(

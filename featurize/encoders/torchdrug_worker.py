@@ -59,9 +59,12 @@ class Answer:
 def find_python() -> Path:
     """The interpreter of torchdrug's environment: `$AMMA_TORCHDRUG_PYTHON`, else `.venv-torchdrug` beside ours."""
     chosen = os.environ.get(PYTHON_VARIABLE)
-    path = Path(chosen) if chosen else Path(sys.prefix).parent / ".venv-torchdrug" / "bin" / "python"
+    own = Path(sys.prefix).parent / ".venv-torchdrug"
+    path = Path(chosen) if chosen else own / "bin" / "python"
     if not os.access(path, os.X_OK):
         raise WeightsError(f"{path}: torchdrug's environment is not there. {REMEDY}")
+    if not chosen and not (own / "ready").exists():
+        raise WeightsError(f"{own}: torchdrug's environment was not finished. {REMEDY}")
     return path
 
 

@@ -95,6 +95,9 @@ def test_without_the_variable_the_environment_lies_beside_ours(monkeypatch: pyte
         torchdrug_worker.find_python()
     python.parent.mkdir(parents=True)
     python.touch(mode=0o755)
+    with pytest.raises(WeightsError, match="not finished"):
+        torchdrug_worker.find_python()
+    (python.parent.parent / "ready").touch()
     assert torchdrug_worker.find_python() == python
 
 
