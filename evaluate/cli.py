@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from amma.evaluate.config import FunctionConfig, Protocol, Readout, TaskName, Tune, Unlabelled
+from amma.featurize.store.location import parse_location
 from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app, say
 
 app = new_app("Score a pretrained model on a task, beside its controls, and write a report.")
@@ -21,7 +22,7 @@ def function(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help="A run folder of amma-train (its best one), or a step.")
     ],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="A sealed feature store made with the same encoders.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A sealed store of the same encoders; s3:// too.")],
     report_dir: Annotated[Path, typer.Argument(metavar="REPORT_DIR", help="Folder for the report; new or empty.")],
     task: Annotated[TaskName, typer.Option(help="What to predict.")],
     labels: Annotated[Path, typer.Option(help="Label table: TSV with columns id, ec, ec_class, or DeepFRI's.")],
@@ -95,7 +96,7 @@ def function(
     config = FunctionConfig.parse(
         {
             "checkpoint": str(checkpoint),
-            "store": str(store),
+            "store": str(parse_location(store)),
             "labels": str(labels),
             "splits": str(splits),
             "split_prefix": split_prefix,

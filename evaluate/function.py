@@ -38,6 +38,7 @@ from amma.evaluate.results import (
 from amma.evaluate.rows import Scorer
 from amma.evaluate.tasks import Split, Task, read_task
 from amma.featurize.store.fingerprint import differences
+from amma.featurize.store.location import parse_location
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.console import progress, say
 from amma.manifests.errors import FingerprintError
@@ -78,7 +79,7 @@ def open_subject(config: FunctionConfig) -> Subject:
 
     Raises `FingerprintError` naming each field in which the store's encoders differ from those of pretraining.
     """
-    store = FeatureStore(Path(config.store))
+    store = FeatureStore(parse_location(config.store))
     trained = load_model(Path(config.checkpoint), device=config.device)
     different = differences(trained.store_fingerprint, store.fingerprint)
     if different:

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import logging
 import os
 import signal
 import sys
@@ -44,6 +45,36 @@ def installed_mmseqs() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mmseqs, "PROGRAM", "mmseqs-hidden-from-tests")
         yield found
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of an S3 server of this process."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket on that server, which the environment points to."""
+    import boto3
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    made = boto3.resource("s3").create_bucket(Bucket="proteins")
+    yield made
+    made.objects.all().delete()
+    made.delete()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(autouse=True)

@@ -21,10 +21,10 @@ def _commands() -> None:
 @app.command()
 def pretrain(
     paths: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="STORE [STORE...] RUN_DIR",
-            help="Sealed stores with equal fingerprints, then the folder of the run: new, or one to go on with.",
+            help="Sealed stores with equal fingerprints (s3:// too), then the folder of the run, new or to go on with.",
             show_default=False,
         ),
     ],
@@ -91,7 +91,7 @@ def pretrain(
 
     if len(paths) < 2:
         raise UsageError(f"expected STORE [STORE...] RUN_DIR, got only {paths[0]}. Name the run's folder last.")
-    *stores, run_dir = paths
+    stores, run_dir = paths[:-1], Path(paths[-1])
     config = RunConfig.from_preset(
         preset,
         model=given(
@@ -174,7 +174,7 @@ def pretrain(
 @app.command()
 def plan(
     stores: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(metavar="STORE [STORE...]", help="Sealed stores with equal fingerprints.", show_default=False),
     ],
     preset: options.PresetName = "paper",

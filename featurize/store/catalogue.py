@@ -6,13 +6,14 @@ Legend: N proteins in plan order, B proteins asked for, M modalities.
 
 import io
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from amma.featurize.store.digests import Digests
+from amma.featurize.store.documents import parse_document
 from amma.featurize.store.files import Files, LocalFiles
 from amma.featurize.store.header import Header
 from amma.featurize.store.ids import StoredColumn
@@ -22,13 +23,15 @@ from amma.featurize.store.layout import (
     IDS_BLOCK,
     IDS_FILE,
     IDS_GROUP,
+    LEDGER_GROUP,
     ArraySpec,
     array_group,
     column,
     digest_file,
+    ledger_file,
     side_file,
 )
-from amma.featurize.store.ledger import checked_side_file, committed_units, read_entry
+from amma.featurize.store.ledger import LedgerEntry, checked_side_file, committed_units, read_entry
 from amma.featurize.store.shard import FileRecord
 from amma.featurize.store.unit import UnitFacts
 from amma.manifests.errors import CorruptStoreError
@@ -50,6 +53,9 @@ class Catalogue(Protocol):
 
     def text(self, name: str) -> StoredColumn:
         """A column of `ids.parquet`."""
+
+    def units(self) -> Iterator[UnitFacts]:
+        """What each committed unit knows of its proteins, in order."""
 
 
 def checked_file(files: Files, name: str, record: FileRecord | None) -> bytes:
@@ -107,6 +113,14 @@ class SealedCatalogue:
         """As `Catalogue`; each block of the file is checked when it is read."""
         num_proteins = self._layout.num_proteins
         return StoredColumn(lambda: CheckedBlocks(self._files, self._listed, self._table), name, num_proteins)
+
+    def units(self) -> Iterator[UnitFacts]:
+        """As `Catalogue`; by the hashes of the ledger's entries, and by what these say."""
+        table = self._table(LEDGER_GROUP)
+        for unit in range(self._layout.num_units):
+            data = checked_file(self._files, ledger_file(unit), table[unit] if unit < len(table) else None)
+            entry = LedgerEntry.from_json(parse_document(data, f"{self._files.where}/{ledger_file(unit)}"))
+            yield UnitFacts.from_bytes(checked_file(self._files, side_file(unit), entry.files.get(side_file(unit))))
 
     def _record(self, spec: ArraySpec, chunk: int) -> FileRecord | None:
         table = self._table(array_group(spec))
@@ -184,8 +198,7 @@ class PartialCatalogue:
             for name in COLUMNS
         }
         for unit in committed_units(store):
-            entry = read_entry(store, unit, header.plan_sha256)
-            facts = UnitFacts.from_bytes(checked_side_file(store, entry, side_file(unit)))
+            entry, facts = self._unit(unit)
             for modality in MODALITIES:
                 for name in COLUMNS:
                     part = facts.column(modality, name)
@@ -209,11 +222,18 @@ class PartialCatalogue:
     def cls(self, modality: Modality, protein: int) -> np.ndarray:
         """As `Catalogue`."""
         unit = int(self._columns["start"][modality][protein]) // self._header.layout.shard_rows
-        entry = read_entry(self._store, unit, self._header.plan_sha256)
-        facts = UnitFacts.from_bytes(checked_side_file(self._store, entry, side_file(unit)))
+        entry, facts = self._unit(unit)
         row: np.ndarray = facts.cls[modality][protein - entry.first]
         return row
 
     def text(self, name: str) -> StoredColumn:
         """As `Catalogue`; nothing vouches for the file before the seal."""
         return StoredColumn(lambda: io.BytesIO(self._files.read(IDS_FILE)), name, self._header.num_proteins)
+
+    def units(self) -> Iterator[UnitFacts]:
+        """As `Catalogue`."""
+        return (self._unit(unit)[1] for unit in committed_units(self._store))
+
+    def _unit(self, unit: int) -> tuple[LedgerEntry, UnitFacts]:
+        entry = read_entry(self._store, unit, self._header.plan_sha256)
+        return entry, UnitFacts.from_bytes(checked_side_file(self._store, entry, side_file(unit)))

@@ -60,7 +60,7 @@ def render(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def parse_document(data: bytes, path: Path) -> dict[str, Any]:
+def parse_document(data: bytes, path: Path | str) -> dict[str, Any]:
     """The object in `data`.
 
     Raises `CorruptStoreError` if writing it again would give other bytes: damage that is still JSON is damage.
@@ -80,7 +80,7 @@ def read_document(path: Path) -> dict[str, Any]:
     return parse_document(read_regular(path), path)
 
 
-def check_version(document: dict[str, Any], path: Path) -> None:
+def check_version(document: dict[str, Any], path: Path | str) -> None:
     """Raise `StoreError` if `document` is of something else, or of a newer major version."""
     kind, version = document.get("format"), str(document.get("version"))
     if kind != FORMAT:

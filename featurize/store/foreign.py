@@ -13,7 +13,7 @@ import numpy as np
 from amma.featurize.store.layout import ArraySpec, Layout
 from amma.featurize.store.opened import Part, Place, Sum
 from amma.featurize.store.shard import as_bytes
-from amma.manifests.errors import CorruptStoreError
+from amma.manifests.errors import CorruptStoreError, StoreError
 
 _MOST_CHUNK_BYTES = 1 << 30
 
@@ -60,6 +60,8 @@ class ZarrRows:
         begin, end = place.start, place.start + place.rows
         try:
             return np.asarray(array[begin:end])
+        except StoreError:
+            raise  # what is remote cannot be reached
         except Exception as error:  # codecs raise whatever they like
             raise CorruptStoreError(
                 f"{self._where}/{place.spec.path}: rows {begin} to {end - 1} (unit {begin // self._layout.shard_rows}) "
@@ -81,6 +83,8 @@ class ZarrRows:
         try:
             array = zarr.open_array(self._store, path=spec.path, mode="r")
             whole = array.shards or array.chunks
+        except StoreError:
+            raise
         except Exception as error:
             raise CorruptStoreError(f"{self._where}/{spec.path}: zarr cannot open it ({error}).") from error
         shape = (self._layout.num_units * self._layout.shard_rows, *spec.row_shape)

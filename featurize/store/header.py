@@ -62,7 +62,7 @@ class Header:
         }
 
 
-def parse_header(data: bytes, path: Path) -> Header:
+def parse_header(data: bytes, path: Path | str) -> Header:
     """Read the bytes of a `plan.json`; raises `StoreError` if it is of a newer major version or damaged."""
     document = parse_document(data, path)
     check_version(document, path)

@@ -2,16 +2,13 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from amma.featurize.store.layout import side_file
-from amma.featurize.store.ledger import checked_side_file, committed_units, read_entry
+from amma.featurize.store.location import Location
 from amma.featurize.store.moments import ChannelMoments, no_rows
 from amma.featurize.store.reader import FeatureStore
-from amma.featurize.store.unit import UnitFacts
 from amma.manifests.table import MODALITIES, Modality
 
 
@@ -72,7 +69,7 @@ class StoreReport:
         return result
 
 
-def inspect_store(path: Path) -> StoreReport:
+def inspect_store(path: Location) -> StoreReport:
     """Describe a store, sealed or not; raises as `FeatureStore`."""
     with FeatureStore(path, partial=True) as store:
         moments = _moments(store)
@@ -93,9 +90,7 @@ def inspect_store(path: Path) -> StoreReport:
 def _moments(store: FeatureStore) -> dict[Modality, ChannelMoments]:
     """The moments of all committed units, merged in unit order."""
     merged = {modality: no_rows(store.widths[modality]) for modality in MODALITIES}
-    for unit in committed_units(store.path):
-        entry = read_entry(store.path, unit, store.header.plan_sha256)
-        facts = UnitFacts.from_bytes(checked_side_file(store.path, entry, side_file(unit)))
+    for facts in store.units():
         merged = {modality: merged[modality].merged(facts.moments[modality]) for modality in MODALITIES}
     return merged
 

@@ -2,15 +2,15 @@
 
 Every read checks the proteins' crc32c. Reading needs neither the encoders nor the manifest the store was made from,
 and where the store is a folder it goes past zarr: shard files are flat, so rows are taken with `preadv` straight into
-the caller's buffers. Anything else (arrays rewritten by another program, remote stores) is read through zarr, held to
-the same checksums.
+the caller's buffers. At an address the same rows are ranges of bytes. Arrays rewritten by another program are read
+through zarr. All are held to the same checksums.
 
 Legend: N proteins of the store, B proteins asked for.
 """
 
 import logging
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -27,10 +27,13 @@ from amma.featurize.store.header import parse_header
 from amma.featurize.store.ids import KIND_NAMES, StoredColumn, StoredIds
 from amma.featurize.store.index import Entries
 from amma.featurize.store.layout import CLS_MODALITIES, INDEX_ARRAYS, PLAN_FILE, SEAL_FILE
+from amma.featurize.store.location import Location, is_address
 from amma.featurize.store.opened import NotFlatError, OpenShards, Part, Place, RowReader, Sum
 from amma.featurize.store.packed import Packed, PackedProteins, RowBuffers
+from amma.featurize.store.ranged import RangedShards
 from amma.featurize.store.seal import Seal, parse_seal
 from amma.featurize.store.shard import FileRecord
+from amma.featurize.store.unit import UnitFacts
 from amma.manifests.errors import CorruptStoreError, StoreError
 from amma.manifests.table import MODALITIES, Modality
 
@@ -53,7 +56,8 @@ class Rows:
 class FeatureStore:
     """A sealed store, or with `partial` what is committed of an unfinished one. Safe to read from many threads.
 
-    `path` is a folder, or any store object of zarr's (`zarr.storage.FsspecStore` and others; sealed stores only).
+    `path` is a folder, an address (`s3://bucket/prefix`, as text), or any store object of zarr's; what is in no folder
+    must be sealed.
     Proteins are numbered in plan order, that of `ids`. Opening costs the same for any number of proteins. Raises
     `StoreError` if `path` is no store, is not sealed, or is of a newer major version (`E_VERSION`);
     `CorruptStoreError` if the seal or a small file is not as it was written. Everything else is checked as it is
@@ -61,27 +65,31 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path | str | Any, *, partial: bool = False) -> None:
-        local = isinstance(path, (str, Path))
-        self.path = Path(path if local else str(path))
-        self._files: Files = LocalFiles(self.path) if local else ZarrFiles(path)
-        self.is_sealed = is_sealed(self.path) if local else self._files.exists(SEAL_FILE)
+        folder = Path(path) if isinstance(path, (str, Path)) and not is_address(path) else None
+        if isinstance(path, str) and folder is None:
+            from amma.featurize.store.remote import open_remote
+
+            path = open_remote(path)
+        self.path: Location = str(path) if folder is None else folder
+        self._files: Files = ZarrFiles(path) if folder is None else LocalFiles(folder)
+        self.is_sealed = self._files.exists(SEAL_FILE) if folder is None else is_sealed(folder)
         if not self.is_sealed and not self._files.exists(PLAN_FILE):
             raise StoreError(f"{path}: not a feature store (no {PLAN_FILE}). Make one with amma-featurize run.")
-        if not self.is_sealed and not (partial and local):
+        if not self.is_sealed and (folder is None or not partial):
             raise StoreError(
                 f"{path}: not sealed; the run that fills it has not ended. Run the same amma-featurize run again to "
                 "finish it, or read what is there as a partial store.",
                 code="E_UNSEALED",
             )
-        where = self.path / PLAN_FILE
-        seal = parse_seal(self._files.read(SEAL_FILE), self.path / SEAL_FILE) if self.is_sealed else None
+        where = self._files.where
+        seal = parse_seal(self._files.read(SEAL_FILE), f"{where}/{SEAL_FILE}") if self.is_sealed else None
         plan = (
             self._files.read(PLAN_FILE)
             if seal is None
             else checked_file(self._files, PLAN_FILE, seal.files.get(PLAN_FILE))
         )
         self.root_hash = "" if seal is None else seal.root
-        self.header = header = parse_header(plan, where)
+        self.header = header = parse_header(plan, f"{where}/{PLAN_FILE}")
         self.layout = header.layout
         self.fingerprint: dict[str, Any] = header.fingerprint
         self.random_weights = header.random_weights
@@ -89,11 +97,15 @@ class FeatureStore:
         self.widths: dict[Modality, int] = dict(header.widths)
         self.dtype = header.layout.dtype
         self._catalogue: Catalogue = (
-            PartialCatalogue(self.path, header) if seal is None else SealedCatalogue(self._files, header, seal.files)
+            PartialCatalogue(Path(self.path), header)
+            if seal is None
+            else SealedCatalogue(self._files, header, seal.files)
         )
         self.ids = StoredIds(self._catalogue.text("id"), lambda row: self._catalogue.entries([row]).ids[0])
-        self._zarr = ZarrRows(self.path if local else path, self._files.where, self.layout)
-        self._shards: RowReader = OpenShards(self.path, self.layout) if local else self._zarr
+        self._zarr = ZarrRows(path, where, self.layout)
+        self._shards: RowReader = (
+            RangedShards(path, where, self.layout) if folder is None else OpenShards(folder, self.layout)
+        )
         if seal is not None and self._is_rewritten(seal):
             self._shards = self._zarr
         self._sum: Sum | None = google_crc32c.extend
@@ -212,6 +224,10 @@ class FeatureStore:
                     f"{self._files.where}/{files}: protein {name!r}: crc32c is {found:08x}, stored was "
                     f"{expected:08x}. Run amma-featurize verify {self.path}."
                 )
+
+    def units(self) -> Iterator[UnitFacts]:
+        """What each committed unit knows of its proteins, in order; every file is checked against its hash."""
+        return self._catalogue.units()
 
     def will_need(self, proteins: Sequence[int], modalities: Sequence[Modality]) -> None:
         """Have the rows of `proteins` brought into memory while something else is done, where the system can.

@@ -8,13 +8,13 @@ Legend: N proteins of all stores together.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from amma.featurize.store.fingerprint import differences
+from amma.featurize.store.location import Location
 from amma.featurize.store.packed import PackedProteins, RowBuffers
 from amma.featurize.store.reader import FeatureStore, Rows
 from amma.manifests.errors import FingerprintError, InputError, StoreError
@@ -74,7 +74,7 @@ class Corpus:
             self._refuse_shared_ids()
 
     @classmethod
-    def open(cls, paths: Sequence[Path]) -> "Corpus":
+    def open(cls, paths: Sequence[Location]) -> "Corpus":
         """Open each path as a sealed store."""
         return cls([FeatureStore(path) for path in paths])
 
@@ -189,7 +189,7 @@ class Corpus:
         suspects = set(names[counts > 1].tolist())
         if not suspects:
             return
-        by_id: dict[str, list[Path]] = {}
+        by_id: dict[str, list[Location]] = {}
         for store in self.stores:
             hashes = sequence_hashes(store.ids)
             for row in np.flatnonzero(np.isin(hashes, list(suspects))):

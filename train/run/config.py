@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from amma.featurize.store.fingerprint import fields
+from amma.featurize.store.location import StoreLocation
 from amma.manifests.errors import ConfigError
 from amma.manifests.settings import Settings
 from amma.train.model.config import MaskConfig, ModelConfig, ObjectiveConfig, Positive, find_preset
@@ -52,7 +53,7 @@ class MixConfig(Settings):
 class RunConfig(Settings):
     """One `amma-train pretrain` run."""
 
-    stores: Annotated[tuple[Path, ...], Field(min_length=1)]
+    stores: Annotated[tuple[StoreLocation, ...], Field(min_length=1)]
     model: ModelConfig
     mask: MaskConfig
     objective: ObjectiveConfig = ObjectiveConfig()
