@@ -95,7 +95,7 @@ class FrozenConv:
                 every_row = len(rows.target_R) == num_rows
                 # Each target occurs once, so what `index_add_` would sort for need not be sorted.
                 reached_RD = total_RD if every_row else total_RD.index_select(0, rows.target_R)
-                for product, piece_RK in zip(products, added_RK.split(self._columns, dim=1), strict=True):
+                for product, piece_RK in zip(products, torch.split(added_RK, self._columns, dim=1), strict=True):
                     reached_RD += product(piece_RK.contiguous())
                 if not every_row:
                     total_RD.index_copy_(0, rows.target_R, reached_RD)
@@ -112,7 +112,7 @@ class FrozenConv:
         """The columns of `linear` that belong to the relations `first` to `first + parts`, in pieces."""
         if (first, parts) not in self._products:
             columns = slice(first * self.in_width, (first + parts) * self.in_width)
-            pieces = self._linear_DK[:, columns].split(self._columns, dim=1)
+            pieces = torch.split(self._linear_DK[:, columns], self._columns, dim=1)
             self._products[first, parts] = [MatrixProduct(piece_DK) for piece_DK in pieces]
         return self._products[first, parts]
 
