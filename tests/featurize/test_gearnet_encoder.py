@@ -12,9 +12,10 @@ from amma.featurize.encoders.gearnet_encoder import GearNetEncoder
 from amma.featurize.encoders.gearnet_weights import random_gearnet
 from amma.featurize.encoders.protocol import Encoded, Encoder, EncoderInput
 from amma.featurize.encoders.residue_graph import RESIDUES, GraphConfig
+from amma.manifests.build import build_manifest
 from amma.manifests.settings import canonical_json
-from amma.manifests.structures import Chain
-from amma.manifests.table import Modality, Protein
+from amma.manifests.structures import Chain, load_chain
+from amma.manifests.table import Manifest, Modality, Protein
 
 
 def protein(length: int, seed: int, unresolved: tuple[int, ...] = ()) -> EncoderInput:
@@ -114,6 +115,38 @@ def test_a_protein_without_a_structure_has_no_rows_and_cannot_be_encoded(encoder
     assert encoder.lengths([row]) == [0]
     with pytest.raises(ValueError, match="P1"):
         encoder.encode([EncoderInput(row)])
+
+
+def pdb_of(sequence: str, atom: str) -> str:
+    """A straight chain of one atom a residue."""
+    names = {"A": "ALA", "G": "GLY", "V": "VAL"}
+    lines = [
+        f"ATOM  {i + 1:5d}  {atom:<3} {names[letter]} A{i + 1:4d}    {3.8 * i:8.3f}{0:8.3f}{0:8.3f}  1.00  0.00"
+        for i, letter in enumerate(sequence)
+    ]
+    return "\n".join([*lines, "TER", "END", ""])
+
+
+def test_a_chain_without_a_single_alpha_carbon_is_quarantined_and_one_of_one_residue_is_encoded(
+    tmp_path: Path, encoder: GearNetEncoder
+) -> None:
+    (tmp_path / "structures").mkdir()
+    for name, sequence, atom in (("bare", "GAVGAV", "CB"), ("one", "G", "CA"), ("whole", "GAVGA", "CA")):
+        (tmp_path / "structures" / f"{name}.pdb").write_text(pdb_of(sequence, atom))
+    (tmp_path / "p.fasta").write_text(">bare\nGAVGAV\n>one\nG\n>whole\nGAVGA\n")
+    report = build_manifest(
+        sequences=tmp_path / "p.fasta",
+        structures=tmp_path / "structures",
+        descriptions=None,
+        out=tmp_path / "m.parquet",
+    )
+    assert [(rejection.id, rejection.code) for rejection in report.rejections] == [("bare", "E_CHAINS")]
+    manifest = Manifest(tmp_path / "m.parquet")
+    having = [protein for protein in manifest if protein.structure is not None]
+    batch = [EncoderInput(protein, load_chain(manifest, protein)) for protein in having]
+    assert sorted(item.protein.id for item in batch) == ["one", "whole"]
+    rows = {item.protein.id: len(found.features) for item, found in zip(batch, encoder.encode(batch), strict=True)}
+    assert rows == {"one": 1, "whole": 5}
 
 
 def test_the_fingerprint_is_plain_json_and_changes_with_whatever_changes_the_numbers(tmp_path: Path) -> None:
