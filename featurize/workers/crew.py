@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,14 +66,13 @@ class Crew:
                 stack.callback(client.close, timeout=_CLOSE_SECONDS)
                 yield Team(client, self.scheduler, self.resources)
                 return
-            has_dashboard = importlib.util.find_spec("bokeh") is not None
             local: Any = LocalCluster
             cluster = stack.enter_context(
                 local(
                     n_workers=0,
                     processes=True,
                     silence_logs=logging.CRITICAL,
-                    dashboard_address=":0" if has_dashboard else None,
+                    dashboard_address="127.0.0.1:0",
                     scheduler_kwargs={"allowed_failures": _ALLOWED_FAILURES},
                 )
             )
@@ -122,7 +121,8 @@ class Team:
         self._processes = processes
         self._counted = self._had_workers = self._said = time.monotonic() - _COUNT_SECONDS
         if processes is None or importlib.util.find_spec("bokeh") is not None:
-            say(f"dashboard: {client.dashboard_link}")
+            with suppress(KeyError):  # a scheduler without one
+                say(f"dashboard: {client.dashboard_link}")
 
     def tend(self) -> None:
         """Count the workers, start local ones anew that have ended; raises `StoreError` `E_CLUSTER`."""

@@ -1,6 +1,6 @@
 """Fill a share of a store, for job arrays, and seal the store when all shares are there."""
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +89,9 @@ def fill_part(
                     if not is_sealed(path):
                         begin(path, header, plan, origin, header.layout.zarr_documents(sealed=False))
                         lock = held.enter_context(claim(path, part))
-            if is_sealed(path):  # a seal waits for the lock of this part, if it has one
-                end_parts(path)
+            if is_sealed(path):  # nobody seals it while this part has its lock
+                with suppress(StoreError):  # another part is finding out the same
+                    end_parts(path)
                 return PartOutcome(header, part, len(part.units(plan.num_units)), 0, 0, plan.num_units, sealed=True)
             return _fill(path, origin, header, plan, part, lock, progress, write_units)
 
