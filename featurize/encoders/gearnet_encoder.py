@@ -1,7 +1,9 @@
 """The structure encoder: GearNet-Edge, or the plain GearNet, over whole chains, several in one disjoint graph.
 
 Memory goes with the residues of the graph, and is bounded by what a batch may cost: where chains are longer than the
-rows that are wanted of them, a batch is computed in several pieces.
+rows that are wanted of them, a batch is computed in several pieces. On real chains at the published size a residue
+takes about 165 kB in float32 and 115 kB in bfloat16 (torchdrug: 730 kB): a batch of 8,192 residues 1.3 GB, and a chain
+of 35,000 that goes alone 5.8 GB.
 """
 
 from collections.abc import Sequence
