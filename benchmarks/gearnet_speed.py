@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--structures", type=Path, help="folder of PDB or mmCIF files; default real ones if at hand, else toys"
     )
-    group.add_argument("--proteins", type=int, default=6)
+    group.add_argument("--proteins", type=int, default=4)
     group.add_argument(
         "--hidden", type=int, default=512, help="width of each of the 6 layers; default 512, as published"
     )
