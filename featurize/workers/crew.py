@@ -212,9 +212,7 @@ def _gpus() -> list[str]:
 @contextmanager
 def _quiet_client() -> Iterator[None]:
     """Say in one line of our own what dask's loggers say in many; restored afterwards."""
-    loggers = [
-        logging.getLogger(f"distributed.{name}") for name in ("client", "core", "http.proxy", "scheduler", "utils")
-    ]
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -1,6 +1,7 @@
 """Parts of a store filled apart, in any order, give the bytes of one run; nobody seals or writes over another."""
 
 import itertools
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from amma.featurize import cli
+from amma.featurize.encoders import presets
 from amma.featurize.run import featurize, featurize_part
 from amma.featurize.store.ledger import committed_units
 from amma.featurize.store.parts import PARTS_FOLDER, Part, beginning, claim, end_parts
@@ -241,3 +244,85 @@ def test_proteins_that_are_named_are_not_encoded_and_say_so(
     assert seen == {f"p{number}" for number in range(24)} - {"p3", "p5"}
     with pytest.raises(InputError, match="has no protein 'nobody'"):
         featurize(manifest, memory_folder / "t.zarr", fake_encoders(), SMALL, set_aside=["nobody"])
+
+
+@pytest.fixture
+def amma_featurize(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fake_encoders: Encoders
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command with fake encoders; gives its exit code, stdout and stderr."""
+    monkeypatch.setattr(presets, "build_encoders", lambda preset, **_: fake_encoders())
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["amma-featurize", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def test_parts_seal_and_quarantine_as_they_are_typed(
+    memory_folder: Path, write_proteins: WriteProteins, amma_featurize: Callable[..., tuple[int, str, str]], tree: Tree
+) -> None:
+    manifest = write_proteins(memory_folder)
+    store = memory_folder / "s.zarr"
+    (memory_folder / "ids.txt").write_text("p3\np5\n")
+    left_out = ("--quarantine", memory_folder / "ids.txt")
+    command = ("run", manifest.path, store, "--preset", "tiny", "--shard-rows", 64, "--threads", 1, *left_out)
+    code, out, _ = amma_featurize(*command, "--part", "1/2", "--dry-run")
+    assert code == 0
+    assert "part         1/2: " in out
+    assert "workers      this process, 1 threads each" in out
+    code, out, _ = amma_featurize(*command, "--workers", 3, "--dry-run")
+    assert "workers      3 local processes, 1 threads each" in out
+    assert not store.exists()
+    code, out, _ = amma_featurize(*command, "--part", "1/2")
+    assert code == 0
+    assert "seal" in out
+    code, _, err = amma_featurize("seal", store)
+    assert code == 1
+    assert err.startswith("error E_UNSEALED: ")
+    assert len(err.splitlines()) == 1
+    code, out, _ = amma_featurize(*command, "--part", "0/2")
+    assert f"amma-featurize seal {store}" in out
+    code, out, err = amma_featurize("seal", store, "--strict")
+    assert code == 3
+    assert "quarantined  2 while encoding" in out
+    code, out, _ = amma_featurize(*(str(each).replace("s.zarr", "whole.zarr") for each in command))
+    assert tree(store) == tree(memory_folder / "whole.zarr")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "give one"),
+        (["--worker-resource", "GPU=1"], "--scheduler"),
+        (["--workers", "2", "--worker-resource", "GPU=1"], "--scheduler"),
+        (["--part", "2/2"], "I from 0 to N-1"),
+    ],
+)
+def test_options_that_contradict_each_other_are_misuse(
+    memory_folder: Path,
+    write_proteins: WriteProteins,
+    amma_featurize: Callable[..., tuple[int, str, str]],
+    options: list[str],
+    said: str,
+) -> None:
+    manifest = write_proteins(memory_folder)
+    code, _, err = amma_featurize("run", manifest.path, memory_folder / "s.zarr", "--preset", "tiny", *options)
+    assert code == 2
+    assert said in err
+    assert not (memory_folder / "s.zarr").exists()
+
+
+def test_parts_do_not_each_build_a_manifest(
+    memory_folder: Path, amma_featurize: Callable[..., tuple[int, str, str]]
+) -> None:
+    (memory_folder / "a.fasta").write_text(">a\nAAAA\n")
+    code, _, err = amma_featurize(
+        "run", memory_folder / "a.fasta", memory_folder / "s.zarr", "--preset", "tiny", "--part", "0/2"
+    )
+    assert code == 2
+    assert "amma-manifest build" in err
