@@ -39,6 +39,7 @@ from amma.featurize.options import (
     chosen_settings,
 )
 from amma.featurize.push_command import push
+from amma.featurize.recode_command import recode
 from amma.featurize.repair_command import repair
 from amma.featurize.weights_command import weights as weights_command
 from amma.manifests.console import (
@@ -298,6 +299,7 @@ def _kinds(kinds: dict[str, int]) -> str:
 
 
 app.command("push")(push)
+app.command("recode")(recode)
 app.command("weights")(weights_command)
 
 

@@ -6,7 +6,7 @@ Legend: N proteins in plan order, B proteins asked for, M modalities.
 
 import io
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,8 +54,8 @@ class Catalogue(Protocol):
     def text(self, name: str) -> StoredColumn:
         """A column of `ids.parquet`."""
 
-    def units(self) -> Iterator[UnitFacts]:
-        """What each committed unit knows of its proteins, in order."""
+    def unit(self, unit: int) -> UnitFacts:
+        """What a committed unit knows of its proteins."""
 
 
 def checked_file(files: Files, name: str, record: FileRecord | None) -> bytes:
@@ -114,13 +114,12 @@ class SealedCatalogue:
         num_proteins = self._layout.num_proteins
         return StoredColumn(lambda: CheckedBlocks(self._files, self._listed, self._table), name, num_proteins)
 
-    def units(self) -> Iterator[UnitFacts]:
-        """As `Catalogue`; by the hashes of the ledger's entries, and by what these say."""
+    def unit(self, unit: int) -> UnitFacts:
+        """As `Catalogue`; by the hash of its ledger entry, and by what that says."""
         table = self._table(LEDGER_GROUP)
-        for unit in range(self._layout.num_units):
-            data = checked_file(self._files, ledger_file(unit), table[unit] if unit < len(table) else None)
-            entry = LedgerEntry.from_json(parse_document(data, f"{self._files.where}/{ledger_file(unit)}"))
-            yield UnitFacts.from_bytes(checked_file(self._files, side_file(unit), entry.files.get(side_file(unit))))
+        data = checked_file(self._files, ledger_file(unit), table[unit] if unit < len(table) else None)
+        entry = LedgerEntry.from_json(parse_document(data, f"{self._files.where}/{ledger_file(unit)}"))
+        return UnitFacts.from_bytes(checked_file(self._files, side_file(unit), entry.files.get(side_file(unit))))
 
     def _record(self, spec: ArraySpec, chunk: int) -> FileRecord | None:
         table = self._table(array_group(spec))
@@ -230,9 +229,9 @@ class PartialCatalogue:
         """As `Catalogue`; nothing vouches for the file before the seal."""
         return StoredColumn(lambda: io.BytesIO(self._files.read(IDS_FILE)), name, self._header.num_proteins)
 
-    def units(self) -> Iterator[UnitFacts]:
+    def unit(self, unit: int) -> UnitFacts:
         """As `Catalogue`."""
-        return (self._unit(unit)[1] for unit in committed_units(self._store))
+        return self._unit(unit)[1]
 
     def _unit(self, unit: int) -> tuple[LedgerEntry, UnitFacts]:
         entry = read_entry(self._store, unit, self._header.plan_sha256)

@@ -136,8 +136,9 @@ def fill_store(
     *,
     progress: Progress = lambda total: nullcontext(lambda rows: None),
     write_units: WriteUnits = write_here,
+    prepare: Callable[[Path, Header], None] = lambda path, header: None,
 ) -> Outcome:
-    """Begin, or go on with, the store at `path`, and seal it.
+    """Begin, or go on with, the store at `path`, and seal it; `prepare` writes what else it has, before any unit.
 
     Raises `StoreError` (`E_LOCKED`, `E_DISK`, `E_FP16`, other proteins or settings than it was begun with),
     `FingerprintError`, `CorruptStoreError`, `InterruptedRunError`. Whatever ends it, the committed units are safe.
@@ -149,7 +150,7 @@ def fill_store(
         try:
             with StoreLock(path) as lock:
                 end_parts(path)
-                return _fill_locked(path, origin, settings, progress, write_units, lock)
+                return _fill_locked(path, origin, settings, progress, write_units, prepare, lock)
         finally:
             with suppress(OSError):  # of a folder that is not empty: another run begins in it
                 path.rmdir()
@@ -230,7 +231,13 @@ def _count_kinds(plan: Plan) -> dict[str, int]:
 
 
 def _fill_locked(
-    path: Path, origin: Origin, asked: StoreSettings, progress: Progress, write_units: WriteUnits, lock: StoreLock
+    path: Path,
+    origin: Origin,
+    asked: StoreSettings,
+    progress: Progress,
+    write_units: WriteUnits,
+    prepare: Callable[[Path, Header], None],
+    lock: StoreLock,
 ) -> Outcome:
     header, plan = plan_here(path, origin, asked)
     if is_sealed(path):
@@ -248,6 +255,7 @@ def _fill_locked(
     check_room(path, estimate(plan, layout, pending), safe=len(done), total=plan.num_units)
     documents = layout.zarr_documents(sealed=False)
     begin(path, header, plan, origin, documents)
+    prepare(path, header)
     with StopSignals() as stop, progress(planned_rows(plan, pending)) as advance:
         scratch = path / PARTS_FOLDER / WHOLE
         work = Work(path, header, plan, pending, documents, scratch, advance, stop, lock.check)

@@ -23,6 +23,8 @@ class ModalityReport:
     channel_mean: dict[str, float]
     channel_sigma: dict[str, float]
     constant_channels: int
+    int8_error: dict[str, float]
+    """RMS of the error of each channel in units of its σ; empty where numbers are not int8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,9 @@ class StoreReport:
                     ("channel σ", part.channel_sigma),
                 ):
                     result.append(f"  {label:13}" + "  ".join(f"{key} {value:.4g}" for key, value in values.items()))
+                if part.int8_error:
+                    spread = "  ".join(f"{key} {value:.4g}" for key, value in part.int8_error.items())
+                    result.append(f"  {'int8 error/σ':13}{spread}")
                 result.append(f"  {'constant':13}{part.constant_channels} channels")
             encoder = self.fingerprint.get(name, {})
             if isinstance(encoder, dict) and encoder:
@@ -97,6 +102,8 @@ def _moments(store: FeatureStore) -> dict[Modality, ChannelMoments]:
 
 def _modality(store: FeatureStore, modality: Modality, moments: ChannelMoments) -> ModalityReport:
     lengths = store.length(modality)[store.present(modality)]
+    affine = store.affines.get(modality)
+    moments = moments if affine is None else affine.moments(moments)
     return ModalityReport(
         width=store.widths[modality],
         proteins=len(lengths),
@@ -105,6 +112,7 @@ def _modality(store: FeatureStore, modality: Modality, moments: ChannelMoments) 
         channel_mean=_spread(moments.mean),
         channel_sigma=_spread(moments.sigma),
         constant_channels=int((moments.m2 == 0).sum()),
+        int8_error={} if affine is None else _spread(affine.error_D),
     )
 
 

@@ -139,9 +139,14 @@ class Layout:
         """Inner chunks that a unit with `rows` rows fills, the last perhaps in part."""
         return -(-rows // self.chunk_rows)
 
+    @property
+    def is_coded(self) -> bool:
+        """Whether features are int8 codes, each channel with its scale."""
+        return self.dtype == np.int8
+
     def features(self, modality: Modality) -> ArraySpec:
         """The feature rows of a modality."""
-        fill = float("nan")
+        fill = -128 if self.is_coded else float("nan")
         return ArraySpec(f"{modality}/features", self.dtype.newbyteorder("<"), fill, self.widths[modality])
 
     def row_arrays(self, modality: Modality) -> list[ArraySpec]:
@@ -150,8 +155,18 @@ class Layout:
         return [self.features(modality)] if index is None else [self.features(modality), index]
 
     def cls(self, modality: Modality) -> ArraySpec:
-        """The special-token rows of a modality, one row a protein."""
-        return ArraySpec(f"{modality}/cls", self.dtype.newbyteorder("<"), float("nan"), self.widths[modality])
+        """The special-token rows of a modality, one row a protein; never codes, they are few."""
+        dtype = np.dtype(np.float32) if self.is_coded else self.dtype
+        return ArraySpec(f"{modality}/cls", dtype.newbyteorder("<"), float("nan"), self.widths[modality])
+
+    def channel_arrays(self, modality: Modality) -> list[ArraySpec]:
+        """What codes mean, one entry a channel: `scale`, `offset`, and the error that was measured."""
+        names = ("scale", "offset", "error") if self.is_coded else ()
+        return [ArraySpec(f"{modality}/{name}", np.dtype("<f4"), float("nan")) for name in names]
+
+    def channel_files(self) -> list[str]:
+        """The files of these arrays."""
+        return [spec.chunk_file(0) for modality in MODALITIES for spec in self.channel_arrays(modality)]
 
     def protein_arrays(self, modality: Modality) -> list[ArraySpec]:
         """The per-protein arrays of a modality, which exist once the store is sealed."""
@@ -191,16 +206,21 @@ class Layout:
             group = zarr.create_group(memory, attributes={"amma": {"format": FORMAT, "version": VERSION}})
             for modality in MODALITIES:
                 for spec in self.row_arrays(modality):
-                    self._create(group, spec, rows=self.num_units * self.shard_rows, sharded=True)
+                    self._create(
+                        group, spec, rows=self.num_units * self.shard_rows, chunk=self.chunk_rows, sharded=True
+                    )
+                for spec in self.channel_arrays(modality):
+                    width = self.widths[modality]
+                    self._create(group, spec, rows=width, chunk=width, sharded=False)
                 if sealed:
                     for spec in self.protein_arrays(modality):
-                        self._create(group, spec, rows=self.num_proteins, sharded=False)
+                        rows = self.protein_chunk_rows(spec)
+                        self._create(group, spec, rows=self.num_proteins, chunk=rows, sharded=False)
             if sealed:
                 zarr.consolidate_metadata(memory)
         return {key: buffer.to_bytes() for key, buffer in sorted(documents.items())}
 
-    def _create(self, group: Any, spec: ArraySpec, *, rows: int, sharded: bool) -> None:
-        chunk = self.chunk_rows if sharded else self.protein_chunk_rows(spec)
+    def _create(self, group: Any, spec: ArraySpec, *, rows: int, chunk: int, sharded: bool) -> None:
         group.create_array(
             spec.path,
             shape=(rows, *spec.row_shape),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64, Real
 
 _BLOCK = 1024
 _CHANNELS = 256
@@ -47,7 +47,7 @@ def no_rows(width: int) -> ChannelMoments:
     return ChannelMoments(0, np.zeros(width), np.zeros(width))
 
 
-def moments_of(features_RD: Float[np.ndarray, "R D"], present_R: Bool[np.ndarray, " R"]) -> ChannelMoments:
+def moments_of(features_RD: Real[np.ndarray, "R D"], present_R: Bool[np.ndarray, " R"]) -> ChannelMoments:
     """Moments of the rows that are present, in blocks of a fixed size so that equal rows give equal bits."""
     # Channels do not meet: a few at a time give the same bits, and their float64 copy stays in the processor's cache.
     channels = range(0, features_RD.shape[1], _CHANNELS)
@@ -58,7 +58,7 @@ def moments_of(features_RD: Float[np.ndarray, "R D"], present_R: Bool[np.ndarray
     return ChannelMoments(parts[0].count, total, m2)
 
 
-def _moments_of(features_RD: Float[np.ndarray, "R D"], present_R: Bool[np.ndarray, " R"]) -> ChannelMoments:
+def _moments_of(features_RD: Real[np.ndarray, "R D"], present_R: Bool[np.ndarray, " R"]) -> ChannelMoments:
     result = no_rows(features_RD.shape[1])
     for begin in range(0, len(features_RD), _BLOCK):
         block = features_RD[begin : begin + _BLOCK][present_R[begin : begin + _BLOCK]].astype(np.float64)

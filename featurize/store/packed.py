@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from amma.featurize.store.affine import Affine
 from amma.featurize.store.layout import ArraySpec
 from amma.manifests.table import Modality
 
@@ -30,6 +31,8 @@ class Packed:
     features: np.ndarray
     index: np.ndarray | None
     offsets: Int64[np.ndarray, " offsets"]
+    affine: Affine | None = None
+    """What the features mean where they are codes; None where they are numbers."""
 
 
 @dataclass(frozen=True, slots=True)

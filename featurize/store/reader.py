@@ -11,7 +11,9 @@ Legend: N proteins of the store, B proteins asked for.
 import logging
 import operator
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -19,6 +21,7 @@ import google_crc32c
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
+from amma.featurize.store.affine import FINGERPRINT_KEY, Affine, read_affines
 from amma.featurize.store.catalogue import Catalogue, PartialCatalogue, SealedCatalogue, checked_file
 from amma.featurize.store.documents import is_sealed
 from amma.featurize.store.files import Files, LocalFiles, ZarrFiles
@@ -27,6 +30,7 @@ from amma.featurize.store.header import parse_header
 from amma.featurize.store.ids import KIND_NAMES, StoredColumn, StoredIds
 from amma.featurize.store.index import Entries
 from amma.featurize.store.layout import CLS_MODALITIES, INDEX_ARRAYS, PLAN_FILE, SEAL_FILE
+from amma.featurize.store.ledger import committed_units
 from amma.featurize.store.location import Location, is_address
 from amma.featurize.store.opened import NotFlatError, OpenShards, Part, Place, RowReader, Sum
 from amma.featurize.store.packed import Packed, PackedProteins, RowBuffers
@@ -61,10 +65,11 @@ class FeatureStore:
     Proteins are numbered in plan order, that of `ids`. Opening costs the same for any number of proteins. Raises
     `StoreError` if `path` is no store, is not sealed, or is of a newer major version (`E_VERSION`);
     `CorruptStoreError` if the seal or a small file is not as it was written. Everything else is checked as it is
-    read; `amma-featurize verify` checks all of it.
+    read; `amma-featurize verify` checks all of it. `threads` is how many read for one call of `read_many`; a loader
+    that has threads of its own needs one.
     """
 
-    def __init__(self, path: Path | str | Any, *, partial: bool = False) -> None:
+    def __init__(self, path: Path | str | Any, *, partial: bool = False, threads: int = 1) -> None:
         folder = Path(path) if isinstance(path, (str, Path)) and not is_address(path) else None
         if isinstance(path, str) and folder is None:
             from amma.featurize.store.remote import open_remote
@@ -96,6 +101,11 @@ class FeatureStore:
         self.num_proteins = header.num_proteins
         self.widths: dict[Modality, int] = dict(header.widths)
         self.dtype = header.layout.dtype
+        self.affines: dict[Modality, Affine] = {}
+        """What the codes of an int8 store mean; empty for any other."""
+        if self.layout.is_coded:
+            maps = header.fingerprint[FINGERPRINT_KEY]["maps"]
+            self.affines = read_affines(self.layout, self._files.read, maps, where)
         self._catalogue: Catalogue = (
             PartialCatalogue(Path(self.path), header)
             if seal is None
@@ -110,6 +120,8 @@ class FeatureStore:
             self._shards = self._zarr
         self._sum: Sum | None = google_crc32c.extend
         self._length: dict[Modality, np.ndarray] = {}
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader") if threads > 1 else None
 
     def __enter__(self) -> "FeatureStore":
         return self
@@ -174,12 +186,13 @@ class FeatureStore:
         return self._catalogue.entries(proteins)
 
     def read(self, modality: Modality, protein: SupportsIndex) -> Rows:
-        """The rows of one protein, checked against its crc32c.
+        """The rows of one protein, checked against its crc32c, as numbers whatever they are stored as.
 
         Raises `CorruptStoreError` naming the file and the protein, `StoreError` if it has no such features.
         """
         rows = self.read_many([operator.index(protein)], [modality]).rows[modality]
-        return Rows(rows.features, None if rows.index is None else rows.index.astype(np.int32, copy=False))
+        features = rows.features if rows.affine is None else rows.affine.numbers(rows.features)
+        return Rows(features, None if rows.index is None else rows.index.astype(np.int32, copy=False))
 
     def read_many(
         self, proteins: Sequence[int], modalities: Sequence[Modality], buffers: RowBuffers | None = None
@@ -205,14 +218,15 @@ class FeatureStore:
         np.cumsum(length_B, out=offsets[1:])
         features = buffers.take(self.layout.features(modality), int(offsets[-1]))
         spec = INDEX_ARRAYS.get(modality)
-        return Packed(features, None if spec is None else buffers.take(spec, int(offsets[-1])), offsets)
+        index = None if spec is None else buffers.take(spec, int(offsets[-1]))
+        return Packed(features, index, offsets, self.affines.get(modality))
 
     def fill(self, modality: Modality, entries: Entries, packed: Packed, begin_B: Int64[np.ndarray, " B"]) -> None:
         """Read the rows of `entries` to the places `begin_B` of `packed`; raises as `read_many`."""
         expected_B = entries.crc32c_BM[:, MODALITIES.index(modality)].tolist()
         parts = self._parts(modality, entries, packed, begin_B.tolist())
         try:
-            found_B = self._read(parts)
+            found_B = self._read(parts) if self._pool is None else self._read_in_threads(parts, self._pool)
         except CorruptStoreError as error:
             raise self._blamed(error, entries, parts) from error
         if self._sum is None:
@@ -227,7 +241,13 @@ class FeatureStore:
 
     def units(self) -> Iterator[UnitFacts]:
         """What each committed unit knows of its proteins, in order; every file is checked against its hash."""
-        return self._catalogue.units()
+        return map(
+            self._catalogue.unit, range(self.header.num_units) if self.is_sealed else committed_units(Path(self.path))
+        )
+
+    def unit(self, number: int) -> UnitFacts:
+        """As `units`, of one."""
+        return self._catalogue.unit(number)
 
     def will_need(self, proteins: Sequence[int], modalities: Sequence[Modality]) -> None:
         """Have the rows of `proteins` brought into memory while something else is done, where the system can.
@@ -269,6 +289,12 @@ class FeatureStore:
             return self._shards.read(parts, self._sum)
         except NotFlatError:
             return [self._read_alone(part) for part in parts]
+
+    def _read_in_threads(self, parts: Sequence[Part], pool: ThreadPoolExecutor) -> list[int]:
+        cuts = [len(parts) * number // self._threads for number in range(self._threads + 1)]
+        pending = [pool.submit(self._read, parts[begin:end]) for begin, end in pairwise(cuts)]
+        wait(pending)  # all of them, also after an error: nobody may write into the buffers after this call
+        return [value for each in pending for value in each.result()]
 
     def _read_alone(self, part: Part) -> int:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from amma.featurize.store.affine import FINGERPRINT_KEY, read_affines
 from amma.featurize.store.digests import Digests, render_digests
 from amma.featurize.store.documents import check_version, parse_document, read_regular
 from amma.featurize.store.header import Header
@@ -84,6 +85,9 @@ def write_seal(
 ) -> Seal:
     """The end of `seal_store`: `tables` has the records of the ledger's and of each per-protein array's files."""
     documents = header.layout.zarr_documents(sealed=True)
+    if header.layout.is_coded:
+        expected = header.fingerprint[FINGERPRINT_KEY]["maps"]
+        read_affines(header.layout, lambda name: read_regular(store / name), expected, str(store))
     write_documents(out, documents)
     write_quarantine(out / QUARANTINE_FILE, rejections)
     tables = {**tables, IDS_GROUP: _block_records(store / IDS_FILE)}
@@ -91,7 +95,8 @@ def write_seal(
     for group, records in tables.items():
         write_atomically(out / digest_file(group), render_digests(records))
     written = [QUARANTINE_FILE, INDEX_FILE, *documents, *map(digest_file, tables)]
-    paths = {**{name: store / name for name in (PLAN_FILE, IDS_FILE)}, **{name: out / name for name in written}}
+    kept = (PLAN_FILE, IDS_FILE, *header.layout.channel_files())
+    paths = {**{name: store / name for name in kept}, **{name: out / name for name in written}}
     files = {name: _record(path) for name, path in sorted(paths.items())}
     body = {"format": FORMAT, "version": VERSION, "files": {name: files[name].as_json() for name in files}}
     sealed = Seal(files, sha256_of_json(body))

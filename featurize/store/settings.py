@@ -24,8 +24,8 @@ class StoreSettings(Settings):
     """Rows of an inner chunk; must divide `shard_rows`. None: 256, or `shard_rows` where that is fewer."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the permutation in which proteins are stored."""
-    dtype: Literal["float16", "float32"] = "float16"
-    """What features are stored as."""
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    """What features are stored as; int8 is what `recode` makes of another store (`affine.py`)."""
     token_budget: Annotated[int, Field(ge=1)] = 8192
     """The most one encode batch may cost (`Encoder.cost` summed); a protein that costs more goes alone."""
     threads: Annotated[int, Field(ge=1)] | None = None

@@ -88,7 +88,7 @@ class UnitContents:
         self.offset = {modality: plan.offset[modality][span] for modality in MODALITIES}
         self.present = {modality: np.zeros(len(self.positions), dtype=np.bool_) for modality in MODALITIES}
         self.cls = {
-            modality: np.zeros((len(self.positions), layout.widths[modality]), dtype=layout.dtype)
+            modality: np.zeros((len(self.positions), layout.widths[modality]), dtype=layout.cls(modality).dtype)
             for modality in CLS_MODALITIES
         }
         self.rows: dict[str, np.ndarray] = {}
@@ -115,6 +115,8 @@ class UnitContents:
         again; `StoreError` if they do not fit the store's dtype or are not of its widths.
         """
         self.ids[slot] = protein_id
+        if self.layout.is_coded:
+            raise StoreError("an int8 store is made of a finished one: write float16, then amma-featurize recode")
         width, rows = self.layout.widths[modality], int(self.length[modality][slot])
         if encoded.features.shape[1] != width:
             raise StoreError(f"the {modality} encoder gave rows of {encoded.features.shape[1]}, promised {width}")
@@ -133,6 +135,18 @@ class UnitContents:
             raise
         if (spec := INDEX_ARRAYS.get(modality)) is not None:
             self.rows[spec.path][span] = _checked_index(encoded, spec, modality, protein_id)
+        self.present[modality][slot] = True
+
+    def take(
+        self, modality: Modality, slot: int, stored: np.ndarray, index: np.ndarray | None, cls: np.ndarray | None
+    ) -> None:
+        """Store the rows of one protein as they are in another store, features in this one's dtype already."""
+        span = self._span(modality, slot)
+        self._features(modality)[span] = stored
+        if (spec := INDEX_ARRAYS.get(modality)) is not None:
+            self.rows[spec.path][span] = index
+        if modality in CLS_MODALITIES:
+            self.cls[modality][slot] = cls
         self.present[modality][slot] = True
 
     def reject(self, modality: Modality, slot: int, rejection: Rejection) -> None:

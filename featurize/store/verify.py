@@ -211,7 +211,7 @@ class _Verifier:
         layout = header.layout
         if name == INDEX_FILE:
             return self._hit_in_index(header)
-        if name in (PLAN_FILE, IDS_FILE) or name.endswith("zarr.json"):
+        if name in (PLAN_FILE, IDS_FILE, *layout.channel_files()) or name.endswith("zarr.json"):
             return range(self.num_proteins)
         for modality in MODALITIES:
             for spec in layout.protein_arrays(modality):
@@ -222,6 +222,11 @@ class _Verifier:
         return ()
 
     def _hit_in_index(self, header: Header) -> Iterator[int]:
+        try:
+            open_regular(self.store / INDEX_FILE).close()
+        except CorruptStoreError:
+            yield from range(self.num_proteins)
+            return
         files = LocalFiles(self.store)
         index = IndexReader(files, header.num_proteins, header.plan_sha256)
         try:
@@ -237,7 +242,7 @@ class _Verifier:
         """What an unfinished store may hold beside its committed units, the beginnings of a seal among it."""
         layout = header.layout
         begun, finished = layout.zarr_documents(sealed=False), layout.zarr_documents(sealed=True)
-        self.known |= {IDS_FILE, QUARANTINE_FILE, INDEX_FILE, *finished}
+        self.known |= {IDS_FILE, QUARANTINE_FILE, INDEX_FILE, *finished, *layout.channel_files()}
         self.known |= {digest_file(group) for group in (IDS_GROUP, *layout.groups())}
         self.known |= {path.name for path in self.store.iterdir() if is_lock_file(path.name)}
         for modality in MODALITIES:
