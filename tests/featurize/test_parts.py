@@ -11,9 +11,11 @@ import pytest
 
 from amma.featurize import cli
 from amma.featurize.encoders import presets
+from amma.featurize.replay import ReplayOrigin
 from amma.featurize.run import featurize, featurize_part
 from amma.featurize.store.ledger import committed_units
 from amma.featurize.store.parts import PARTS_FOLDER, Part, beginning, claim, end_parts
+from amma.featurize.store.repair import repair_store
 from amma.featurize.store.settings import StoreSettings
 from amma.featurize.store.verify import verify_store
 from amma.featurize.workers.part import seal_parts
@@ -244,6 +246,23 @@ def test_proteins_that_are_named_are_not_encoded_and_say_so(
     assert seen == {f"p{number}" for number in range(24)} - {"p3", "p5"}
     with pytest.raises(InputError, match="has no protein 'nobody'"):
         featurize(manifest, memory_folder / "t.zarr", fake_encoders(), SMALL, set_aside=["nobody"])
+
+
+def test_a_store_without_some_proteins_is_repaired_without_encoding_them(
+    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders, tree: Tree
+) -> None:
+    manifest = write_proteins(memory_folder)
+    store = memory_folder / "s.zarr"
+    outcome = featurize(manifest, store, fake_encoders(), SMALL, set_aside=["p3", "p5"])
+    before = tree(store)
+    for unit in range(outcome.header.num_units):
+        shard = store / f"seq/features/c/{unit}/0"
+        shard.write_bytes(b"x" * shard.stat().st_size)
+    encoders = fake_encoders()
+    repair_store(store, ReplayOrigin(manifest, encoders), SMALL)
+    assert tree(store) == before
+    seen = {id for encoder in encoders.encoders.values() for batch in encoder.batches for id in batch}
+    assert seen == {f"p{number}" for number in range(24)} - {"p3", "p5"}
 
 
 @pytest.fixture

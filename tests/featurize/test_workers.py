@@ -23,6 +23,7 @@ from amma.featurize.store.parts import PARTS_FOLDER, Part
 from amma.featurize.store.settings import StoreSettings
 from amma.featurize.store.stopping import InterruptedRunError
 from amma.featurize.store.verify import verify_store
+from amma.featurize.workers import crew as crew_module
 from amma.featurize.workers import worker
 from amma.featurize.workers.cluster import ClusterWriter
 from amma.featurize.workers.crew import Crew, parse_resources
@@ -281,6 +282,56 @@ def test_asked_to_stop_the_units_under_way_are_kept_and_workers_end(
     featurize(manifest, store, fake_encoders(), SMALL)
     featurize(manifest, memory_folder / "whole.zarr", fake_encoders(), SMALL)
     assert tree(store) == tree(memory_folder / "whole.zarr")
+
+
+def test_workers_end_when_the_run_is_killed_and_the_next_one_goes_on(
+    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders, tree: Tree
+) -> None:
+    manifest = write_proteins(memory_folder)
+    store = memory_folder / "s.zarr"
+    script = f"""
+import sys
+from pathlib import Path
+from amma.featurize.run import featurize
+from amma.featurize.store.settings import StoreSettings
+from amma.featurize.workers.cluster import ClusterWriter
+from amma.featurize.workers.crew import Crew
+from amma.featurize.workers.recipe import Recipe
+from amma.manifests.table import Manifest
+manifest, store = Manifest(Path(sys.argv[1])), Path(sys.argv[2])
+recipe = Recipe("cluster_encoders:build", {{"seconds": 0.1}})
+writer = ClusterWriter(Crew(local=2), manifest.path, recipe)
+featurize(manifest, store, recipe.build(), StoreSettings(**{SMALL.model_dump()!r}), write_units=writer)
+"""
+    run = psutil.Popen([sys.executable, "-c", script, manifest.path, store], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not committed_units(store) and time.monotonic() < until:
+        time.sleep(0.01)
+    workers = run.children()
+    run.kill()
+    run.wait()
+    assert len(workers) == 2
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    outcome = featurize(manifest, store, fake_encoders(), SMALL)
+    assert 0 < outcome.num_written < outcome.header.num_units
+    featurize(manifest, memory_folder / "whole.zarr", fake_encoders(), SMALL)
+    assert tree(store) == tree(memory_folder / "whole.zarr")
+
+
+def test_local_workers_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[dict[str, str]] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], env: dict[str, str], **_: object) -> None:
+            started.append(env)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-8f2e")
+    crew_module._Processes("tcp://127.0.0.1:1", tmp_path, 3, own_gpus=True)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == ["4", "GPU-8f2e", "4"]
+    started.clear()
+    crew_module._Processes("tcp://127.0.0.1:1", tmp_path, 1, own_gpus=False)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == ["4,GPU-8f2e"]
 
 
 def test_a_scheduler_that_dies_ends_the_run_in_one_line_and_another_goes_on(
