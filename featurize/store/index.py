@@ -9,7 +9,7 @@ Legend: B proteins asked for, M modalities (in the order of `MODALITIES`).
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import google_crc32c
 import numpy as np
 from jaxtyping import Int64, UInt32
 
-from amma.featurize.store.files import Files
+from amma.featurize.store.documents import open_regular
+from amma.featurize.store.files import Files, LocalFiles
 from amma.featurize.store.layout import INDEX_FILE
 from amma.manifests.errors import CorruptStoreError
 from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory
@@ -90,6 +91,25 @@ class IndexReader:
         if size > _MOST_ID_BYTES or begin >= 1 << 62:
             return b""
         return self._files.read_range(INDEX_FILE, begin, size)
+
+
+def damaged_records(store: Path, num_proteins: int, plan_sha256: str) -> Iterator[int]:
+    """The numbers of the proteins whose records cannot be used; all of them where there is no file to read."""
+    try:
+        open_regular(store / INDEX_FILE).close()
+    except CorruptStoreError:
+        yield from range(num_proteins)
+        return
+    files = LocalFiles(store)
+    index = IndexReader(files, num_proteins, plan_sha256)
+    try:
+        for position in range(num_proteins):
+            try:
+                index.entries([position])
+            except (CorruptStoreError, OSError):
+                yield position
+    finally:
+        files.close()
 
 
 class IndexWriter:
