@@ -18,7 +18,7 @@ from amma.manifests.errors import CorruptStoreError
 MAX_OPEN = 256
 _AT_ONCE = 32
 """Files that one call holds at a time."""
-_BLOCK = 1 << 19
+_BLOCK = 1 << 21
 """Bytes that are read and then summed while they are still in the processor's cache."""
 
 Sum = Callable[[int, np.ndarray], int]
@@ -84,12 +84,22 @@ class OpenShards:
     def read(self, parts: Sequence[Part], sum: Sum | None) -> list[int]:
         """As `RowReader`. Raises `CorruptStoreError` for a file that is missing, a link, cut, or damaged."""
         sums = []
+        shard_rows = self._layout.shard_rows
         for chosen in _groups(parts):
             with self._borrowed([place for part in chosen for place, _ in part]) as handles:
                 for part in chosen:
                     value = 0
                     for place, target in part:
-                        value = self._fill(handles[self._key(place)], place, target, value, sum)
+                        unit, row = divmod(place.start, shard_rows)
+                        handle = handles[place.spec.path, unit]
+                        size = target.nbytes
+                        offset = row * (size // place.rows)
+                        if offset + size > handle.rows_end:
+                            raise self._corrupt(place, f"ends before row {row + place.rows} of its unit")
+                        if size <= _BLOCK and os.preadv(handle.descriptor, [target.data], offset) == size:
+                            value = value if sum is None else sum(value, target)
+                        else:
+                            value = self._fill(handle, place, as_bytes(target), offset, value, sum)
                     sums.append(value)
         return sums
 
@@ -123,21 +133,15 @@ class OpenShards:
     def _key(self, place: Place) -> tuple[str, int]:
         return place.spec.path, place.start // self._layout.shard_rows
 
-    def _fill(self, handle: _Handle, place: Place, target: np.ndarray, value: int, sum: Sum | None) -> int:
-        wanted = as_bytes(target)
-        row, size = place.start % self._layout.shard_rows, len(wanted)
-        offset = row * place.spec.row_bytes
-        if offset + size > handle.rows_end:
-            raise self._corrupt(place, f"ends before row {row + place.rows} of its unit")
-        got = 0
-        block = size if sum is None else _BLOCK
+    def _fill(self, handle: _Handle, place: Place, wanted: np.ndarray, offset: int, value: int, sum: Sum | None) -> int:
+        got, size = 0, len(wanted)
         while got < size:
-            piece = wanted[got : got + block]
+            piece = wanted[got : got + _BLOCK]
             more = os.preadv(handle.descriptor, [piece.data], offset + got)
             if not more:
                 raise self._corrupt(place, "was cut while it was open")
             if sum is not None:
-                value = sum(value, piece if more == len(piece) else piece[:more])
+                value = sum(value, piece[:more])
             got += more
         return value
 

@@ -73,6 +73,23 @@ def test_many_proteins_come_in_the_order_asked_for_one_after_the_other(store: Pa
         assert len(opened.read_many([], MODALITIES).rows[Modality.SEQ].features) == 0
 
 
+def test_several_threads_for_one_call_change_nothing(store: Path) -> None:
+    with FeatureStore(store) as one, FeatureStore(store, threads=3) as several:
+        for count in (0, 1, 2, 7, 20):
+            proteins = complete(one)[:count]
+            alone, together = one.read_many(proteins, MODALITIES), several.read_many(proteins, MODALITIES)
+            for modality in MODALITIES:
+                assert alone.rows[modality].features.tobytes() == together.rows[modality].features.tobytes()
+        hit = complete(one)[5]
+        spec = one.layout.features(Modality.SEQ)
+        unit, row = divmod(int(one.start(Modality.SEQ)[hit]), 64)
+        data = bytearray((store / spec.chunk_file(unit)).read_bytes())
+        data[row * spec.row_bytes] ^= 1
+        (store / spec.chunk_file(unit)).write_bytes(data)
+        with pytest.raises(CorruptStoreError, match=rf"protein '{one.ids[hit]}': crc32c is"):
+            several.read_many(complete(one), MODALITIES)
+
+
 def test_buffers_are_used_again_and_grow_only_when_they_must(store: Path) -> None:
     with FeatureStore(store) as opened:
         proteins = complete(opened)
