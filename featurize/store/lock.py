@@ -172,6 +172,7 @@ class StoreLock:
                 with aside.open("wb") as handle:
                     handle.write(data)
                     handle.flush()
+                    os.fsync(handle.fileno())  # after a crash an owner file is whole, or not there
                     now = os.fstat(handle.fileno()).st_mtime
                 chain = self._chain()
                 if chain and not self._is_dead(chain[-1], now):

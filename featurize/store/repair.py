@@ -19,10 +19,14 @@ from amma.featurize.store.header import Header
 from amma.featurize.store.ids import write_ids
 from amma.featurize.store.layout import (
     IDS_FILE,
+    IDS_GROUP,
+    INDEX_FILE,
     LEDGER_FOLDER,
     PLAN_FILE,
+    QUARANTINE_FILE,
     SEAL_FILE,
     Layout,
+    digest_file,
     ledger_file,
     side_file,
 )
@@ -123,28 +127,30 @@ class _Repairer:
         self.header: Header
         self.plan: Plan
         self.layout: Layout
+        self.bad: set[str] = set()
 
     def run(self, verifying: Progress, encoding: Progress) -> Repair:
         if self.lock is not None:
             remove_temporaries(self.path)
-        found = verify_store(self.path, progress=verifying)
-        self.report.root = found.root
-        self.report.findings = [each for each in found.findings if not is_lock_file(each.file)]
+        self._look(verifying)
         if not self.report.findings:
             return self.report
-        self.bad = {finding.file for finding in self.report.findings}
         witness = Witness(self.path, self.bad)
         self.header, self.plan = witness.plan(self.origin, self.asked)
         self.layout = self.header.layout
-        witness.listed = {} if witness.seal is None else witness.seal.everything(self.path, self.layout)
-        units = self._units()
         if self.lock is None:
-            self.report.units = units
+            witness.list(self.layout)
+            self.report.units = self._units(witness)
             return self.report
         self.mending = Mending(self.path, self.lock)
         self.mending.unlink_links(self._all_names())
         if PLAN_FILE in self.bad:
+            # Without a plan no unit was looked at; with it, all is.
             self.mending.put(PLAN_FILE, render(self.header.as_json()))
+            self._look(verifying)
+            witness = Witness(self.path, self.bad)
+        witness.list(self.layout)
+        units = self._units(witness)
         self._mend_ids(witness)
         rows = sum(self.plan.rows(unit, modality) for unit in units for modality in MODALITIES)
         with StopSignals() as stop, encoding(rows) as advance:
@@ -160,8 +166,19 @@ class _Repairer:
         self.report.left = [each for each in after.findings if not is_lock_file(each.file)]
         return self.report
 
-    def _units(self) -> list[int]:
-        """The units of which the ledger entry or a file is not as it should be."""
+    def _look(self, verifying: Progress) -> None:
+        """Verify all, and add what is found to what was."""
+        found = verify_store(self.path, progress=verifying)
+        self.report.root = found.root
+        known = {finding.file for finding in self.report.findings}
+        new = [each for each in found.findings if each.file not in known and not is_lock_file(each.file)]
+        self.report.findings += new
+        self.bad = {finding.file for finding in found.findings}
+
+    def _units(self, witness: Witness) -> list[int]:
+        """The units of which the ledger entry or a file is not as it should be; all, where only encoding can tell."""
+        if witness.is_contradicted:
+            return list(range(self.header.num_units))
         committed = range(self.header.num_units) if self._was_sealed() else committed_units(self.path)
         return [
             unit for unit in committed if not self.bad.isdisjoint([ledger_file(unit), *self.layout.unit_files(unit)])
@@ -171,12 +188,13 @@ class _Repairer:
         return is_sealed(self.path) or len(committed_units(self.path)) == self.header.num_units
 
     def _all_names(self) -> set[str]:
-        names = {PLAN_FILE, IDS_FILE, SEAL_FILE, *self.layout.zarr_documents(sealed=True)}
+        names = {PLAN_FILE, IDS_FILE, SEAL_FILE, INDEX_FILE, QUARANTINE_FILE, *self.layout.zarr_documents(sealed=True)}
+        names |= {digest_file(group) for group in (IDS_GROUP, *self.layout.groups())}
         for group in self.layout.groups().values():
             names.update(group)
         for unit in range(self.header.num_units):
             names.update(self.layout.unit_files(unit))
-        return names | self.bad
+        return names
 
     def _mend_ids(self, witness: Witness) -> None:
         if IDS_FILE not in self.bad and witness.seal is not None:
@@ -287,5 +305,6 @@ class _Repairer:
                 differing.append(name)
         for name in differing:
             self.mending.move(name)
-        if SEAL_FILE in self.bad:
+        # Where units that were encoded again are those of the ledger, a seal that speaks of others is not ours.
+        if SEAL_FILE in self.bad or (witness.is_contradicted and not differing):
             self.mending.move(SEAL_FILE)

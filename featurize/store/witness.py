@@ -6,6 +6,7 @@ speak for it: nothing is put back that the files which are intact do not bear ou
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from amma.featurize.store.digests import render_digests
 from amma.featurize.store.documents import MOST_DOCUMENT_BYTES, is_sealed, read_regular, render
 from amma.featurize.store.filling import Origin, plan_store
 from amma.featurize.store.header import Header, read_header
-from amma.featurize.store.layout import PLAN_FILE, QUARANTINE_FILE, SEAL_FILE, ledger_file, side_file
+from amma.featurize.store.layout import (
+    LEDGER_GROUP,
+    PLAN_FILE,
+    QUARANTINE_FILE,
+    SEAL_FILE,
+    Layout,
+    digest_file,
+    ledger_file,
+    side_file,
+)
 from amma.featurize.store.ledger import LedgerEntry, committed_units
 from amma.featurize.store.plan import Plan
 from amma.featurize.store.seal import Seal, read_seal
@@ -43,6 +54,21 @@ class Witness:
         if is_sealed(path) and SEAL_FILE not in bad:
             self.seal = read_seal(path)
         self.listed: dict[str, FileRecord] = {}
+        self.is_contradicted = False
+        """Whether the seal is whole in itself, and speaks of other units than the ledger: one of them is not ours."""
+
+    def list(self, layout: Layout) -> None:
+        """Read what the seal says of every file, now that the plan is known."""
+        self.listed = {} if self.seal is None else self.seal.everything(self._path, layout)
+        table, names = digest_file(LEDGER_GROUP), layout.groups()[LEDGER_GROUP]
+        if self.seal is None or names[0] in self.listed:
+            return
+        with suppress(CorruptStoreError):
+            records = [FileRecord.of(read_regular(self._path / name)) for name in names]
+            if FileRecord.of(render_digests(records)) == self.seal.files.get(table):
+                self.listed.update(zip(names, records, strict=True))
+                return
+        self.is_contradicted = True
 
     def plan(self, origin: Origin, asked: StoreSettings) -> tuple[Header, Plan]:
         """The plan of the store; where `plan.json` is damaged, the one that intact files name."""
@@ -77,7 +103,7 @@ class Witness:
         some = [_salvage(self._path / ledger_file(unit)) for unit in committed_units(self._path)[:9]]
         return header.plan_sha256 in [entry.get("plan_sha256") for entry in some]
 
-    def pasts(self, unit: int, ids: list[str]) -> list[Past]:
+    def pasts(self, unit: int, ids: Sequence[str]) -> Sequence[Past]:
         """What may have happened to a unit whose ledger entry is lost, as other files tell it; likely ones first."""
         found = []
         with suppress(CorruptStoreError, ValueError, KeyError, TypeError, AttributeError):
@@ -89,7 +115,7 @@ class Witness:
             with suppress(OSError, ValueError, TypeError):
                 lines = [each for each in read_quarantine(self._path / QUARANTINE_FILE) if each.id in members]
                 found.append(Past(tuple(lines)))
-        return list(dict.fromkeys([*found, Past()]))
+        return tuple(dict.fromkeys([*found, Past()]))
 
     def demand(self, name: str, found: FileRecord, expected: FileRecord | None) -> None:
         """That what was made again for `name` is what was there."""

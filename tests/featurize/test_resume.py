@@ -28,8 +28,8 @@ Tree = Callable[[Path], dict[str, str]]
 
 
 def cut_temporary_files(store: Path) -> int:
-    """What a crash may leave of a file that was being written is any part of it."""
-    aside = list(store.rglob("*.tmp"))
+    """What a crash may leave of a file that was being written is any part of it (the lock's share theirs with it)."""
+    aside = [path for path in store.rglob("*.tmp") if not path.name.startswith("lock.")]
     for path in aside:
         os.truncate(path, path.stat().st_size // 2)
     return len(aside)

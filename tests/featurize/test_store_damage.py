@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from amma.featurize.encoders.protocol import Encoded
-from amma.featurize.store.documents import read_document, render
+from amma.featurize.store.documents import read_document, read_regular, render
 from amma.featurize.store.finding import Verification
+from amma.featurize.store.index import RECORD
 from amma.featurize.store.layout import VERSION
+from amma.featurize.store.ledger import sweep
 from amma.featurize.store.opened import OpenShards
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.settings import StoreSettings
@@ -125,12 +128,14 @@ def test_an_intact_store_has_nothing_to_find(store: Path) -> None:
         assert report.root == FeatureStore(store).root_hash
 
 
-def test_any_flipped_bit_is_found_in_its_file_and_no_wrong_number_is_read(store: Path) -> None:
+@pytest.mark.parametrize("flips", [160, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_any_flipped_bit_is_found_in_its_file_and_no_wrong_number_is_read(store: Path, flips: int) -> None:
     intact, refused = read_everything(store)
     assert not refused
     rng = random.Random(7)
     names = files_of(store)
-    chosen = names + rng.choices([name for name in names if is_shard(name)], k=120) + rng.choices(names, k=40)
+    shards = [name for name in names if is_shard(name)]
+    chosen = names + rng.choices(shards, k=flips * 3 // 4) + rng.choices(names, k=flips // 4)
     noticed = 0
     for name in chosen:
         path = store / name
@@ -156,7 +161,7 @@ def test_any_flipped_bit_is_found_in_its_file_and_no_wrong_number_is_read(store:
         elif not may_go_unnoticed(name):
             assert refused, name
         path.write_bytes(original)
-    assert noticed > 80
+    assert noticed > flips / 2
     assert verify_store(store).findings == []
 
 
@@ -188,6 +193,125 @@ def test_every_file_deleted_emptied_cut_lengthened_or_linked_is_named(store: Pat
             (store / name).unlink(missing_ok=True)
             (store / name).write_bytes(original)
     assert verify_store(store).findings == []
+
+
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_any_two_files_that_changed_places_are_both_named(store: Path, stride: int) -> None:
+    intact, _ = read_everything(store)
+    by_folder = sorted(files_of(store), key=lambda name: (name.count("/"), name.split("/")[1:], name))
+    pairs = [pair for pair in pairwise(by_folder) if len({(store / name).read_bytes() for name in pair}) > 1]
+    for first, second in pairs[::stride]:
+        contents = (store / first).read_bytes(), (store / second).read_bytes()
+        (store / first).write_bytes(contents[1])
+        (store / second).write_bytes(contents[0])
+        assert {first, second} <= {finding.file for finding in verify_store(store).findings}
+        values, _ = read_everything(store)
+        assert all(value == intact[key] for key, value in values.items()), (first, second)
+        (store / first).write_bytes(contents[0])
+        (store / second).write_bytes(contents[1])
+    assert len(pairs) > 70
+    assert verify_store(store).findings == []
+
+
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_any_file_of_an_older_store_with_the_same_proteins_is_found_in_this_one(
+    store: Path, memory_folder: Path, stride: int
+) -> None:
+    rng = np.random.default_rng(5)
+    older = memory_folder / "older.zarr"
+    with FeatureStore(store) as opened:
+        sequences = list(opened.sequences())
+        proteins = [
+            ProteinArrays(
+                id, sequences[row], {m: _noisy(opened, m, row, rng) for m in MODALITIES if has(opened, row, m)}
+            )
+            for row, id in enumerate(opened.ids)
+        ]
+        back = np.argsort(np.random.Generator(np.random.PCG64(0)).permutation(len(proteins)))
+    # In the order of the manifest, so that both stores have the same plan.
+    proteins = [proteins[row] for row in back.tolist()]
+    write_store(older, proteins, widths=WIDTHS, settings=SMALL, fingerprint={"seq": {"layer": 1}}, random_weights=True)
+    intact, _ = read_everything(store)
+    assert files_of(older) == files_of(store)
+    differing = [name for name in files_of(store) if (older / name).read_bytes() != (store / name).read_bytes()]
+    assert len(differing) >= 30
+    for name in differing[::stride]:
+        original = (store / name).read_bytes()
+        (store / name).write_bytes((older / name).read_bytes())
+        found = {finding.file for finding in verify_store(store).findings}
+        # The seal of the older store is whole in itself: then it is everything else that is not what it says.
+        assert name in found or (name == "seal.json" and len(found) > 5)
+        values, _ = read_everything(store)
+        if name != "seal.json":
+            assert all(value == intact[key] for key, value in values.items()), name
+        (store / name).write_bytes(original)
+    assert verify_store(store).findings == []
+
+
+def test_every_message_names_the_proteins_that_are_hit(store: Path) -> None:
+    with FeatureStore(store) as opened:
+        ids = list(opened.ids)
+        begins = [opened.entries([row]).start_BM[0, 0] // 64 for row in range(len(ids))]
+        units = opened.header.num_units
+
+    def finding_of(name: str) -> Any:
+        (found,) = [finding for finding in verify_store(store).findings if finding.file == name]
+        return found
+
+    for unit in range(units):
+        name = f"ledger/{unit:08d}.json"
+        content = (store / name).read_bytes()
+        (store / name).write_bytes(content.replace(b"files", b"fires"))
+        members = tuple(id for id, begin in zip(ids, begins, strict=True) if begin == unit)
+        found = finding_of(name)
+        assert (found.proteins, found.num_hit, found.unit) == (members, len(members), unit)
+        assert repr(members[0]) in found.line()
+        (store / name).write_bytes(content)
+    for name in ("zarr.json", "seq/zarr.json", "plan.json", "func/field/zarr.json", "ids.parquet"):
+        content = (store / name).read_bytes()
+        (store / name).write_bytes(content[:-1] + b"\r")
+        verified = finding_of(name)
+        assert name == "plan.json" or verified.line().endswith(f"hits all {len(ids)} proteins")
+        (store / name).write_bytes(content)
+    content = bytearray((store / "index.bin").read_bytes())
+    content[RECORD.itemsize * 4 + 7] ^= 1
+    (store / "index.bin").write_bytes(content)
+    assert finding_of("index.bin").proteins == (ids[4],)
+
+
+def test_a_pipe_is_not_waited_for_and_a_huge_or_nested_file_not_read(store: Path) -> None:
+    for name in ("seq/features/c/0/0", "seal.json", "plan.json", "ledger/00000000.json", "zarr.json", "index.bin"):
+        content = (store / name).read_bytes()
+        (store / name).unlink()
+        os.mkfifo(store / name)
+        assert name in [finding.file for finding in verify_store(store).findings]
+        (store / name).unlink()
+        # Sparse: 64 GiB that take no room, and would take all memory if they were read.
+        (store / name).touch()
+        os.truncate(store / name, 1 << 36)
+        for quick in (False, True):
+            assert name in [finding.file for finding in verify_store(store, quick=quick).findings]
+        (store / name).write_bytes(b'{"a":' + b"[" * 200_000)
+        assert name in [finding.file for finding in verify_store(store).findings]
+        (store / name).write_bytes(content)
+    os.truncate(store / "seal.json", 1 << 36)
+    with pytest.raises(CorruptStoreError, match=r"has 68719476736 bytes, should have at most"):
+        read_regular(store / "seal.json")
+
+
+def test_files_behind_a_link_are_found_one_by_one(store: Path, memory_folder: Path) -> None:
+    inside = [name for name in files_of(store) if name.startswith("str/features/")]
+    (store / "str/features").rename(memory_folder / "moved")
+    (store / "str/features").symlink_to(memory_folder / "moved")
+    found = {finding.file: finding for finding in verify_store(store).findings}
+    assert set(found) == set(inside)
+    shard = found["str/features/c/0/0"]
+    assert shard.reason.startswith("lies behind the symbolic link str/features")
+    assert shard.proteins
+    # An unfinished store is not written through it.
+    (store / "seal.json").unlink()
+    with pytest.raises(CorruptStoreError, match="str/features: is a symbolic link"):
+        sweep(store, FeatureStore(store, partial=True).layout, [])
 
 
 def test_two_shards_that_changed_places_are_both_named_with_the_proteins_hit(store: Path) -> None:
@@ -281,9 +405,15 @@ def _noisy(store: FeatureStore, modality: Modality, row: int, rng: np.random.Gen
 def test_what_does_not_belong_to_a_store_is_found(store: Path, memory_folder: Path) -> None:
     (store / "seq" / "notes.txt").write_text("mine")
     (store / "linked").symlink_to(memory_folder)
+    (store / "seq" / "empty").mkdir()
+    (store / "str" / "0.tmp").touch()
+    (store / "lock").touch()
     report = verify_store(store)
     assert {finding.file: finding.reason.split(";")[0] for finding in report.findings} == {
         "seq/notes.txt": "is not a file of this store",
+        "seq/empty": "is not a folder of this store",
+        "str/0.tmp": "was left by a run or a repair that was killed",
+        "lock": "was left by a run that was killed as it ended",
         "linked": "is a symbolic link or a device",
     }
 
