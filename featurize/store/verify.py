@@ -7,7 +7,7 @@ nothing is believed before its hash has been checked.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -15,12 +15,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from amma.featurize.store.documents import is_sealed, open_regular, read_bytes, read_regular
-from amma.featurize.store.files import LocalFiles
 from amma.featurize.store.filling import Progress
 from amma.featurize.store.finding import Finding, Verification
 from amma.featurize.store.header import Header, parse_header
 from amma.featurize.store.ids import StoredColumn
-from amma.featurize.store.index import IndexReader
+from amma.featurize.store.index import damaged_records
 from amma.featurize.store.layout import (
     DIGESTS_FOLDER,
     IDS_FILE,
@@ -210,8 +209,8 @@ class _Verifier:
         """The proteins that need this file of the whole store; worked out when it is damaged."""
         layout = header.layout
         if name == INDEX_FILE:
-            return self._hit_in_index(header)
-        if name in (PLAN_FILE, IDS_FILE) or name.endswith("zarr.json"):
+            return damaged_records(self.store, header.num_proteins, header.plan_sha256)
+        if name in (PLAN_FILE, IDS_FILE, *layout.channel_files()) or name.endswith("zarr.json"):
             return range(self.num_proteins)
         for modality in MODALITIES:
             for spec in layout.protein_arrays(modality):
@@ -221,28 +220,11 @@ class _Verifier:
                     return range(begin, min(begin + rows, layout.num_proteins))
         return ()
 
-    def _hit_in_index(self, header: Header) -> Iterator[int]:
-        try:
-            open_regular(self.store / INDEX_FILE).close()
-        except CorruptStoreError:
-            yield from range(self.num_proteins)
-            return
-        files = LocalFiles(self.store)
-        index = IndexReader(files, header.num_proteins, header.plan_sha256)
-        try:
-            for position in range(self.num_proteins):
-                try:
-                    index.entries([position])
-                except (CorruptStoreError, OSError):
-                    yield position
-        finally:
-            files.close()
-
     def _check_unsealed(self, header: Header) -> None:
         """What an unfinished store may hold beside its committed units, the beginnings of a seal among it."""
         layout = header.layout
         begun, finished = layout.zarr_documents(sealed=False), layout.zarr_documents(sealed=True)
-        self.known |= {IDS_FILE, QUARANTINE_FILE, INDEX_FILE, *finished}
+        self.known |= {IDS_FILE, QUARANTINE_FILE, INDEX_FILE, *finished, *layout.channel_files()}
         self.known |= {digest_file(group) for group in (IDS_GROUP, *layout.groups())}
         self.known |= {path.name for path in self.store.iterdir() if is_lock_file(path.name)}
         for modality in MODALITIES:
