@@ -8,10 +8,11 @@ from typer.testing import CliRunner
 
 from amma.evaluate.cli import app
 from amma.evaluate.results import Report
+from amma.featurize.store.push import push_store
 from amma.manifests.errors import AmmaError, CheckpointError, InputError, UsageError
 
 
-def call(planted, report: Path, *options: str, **changed: Path):
+def call(planted, report: Path, *options: str, **changed: Path | str):
     paths = {"run": planted.run, "store": planted.store, "labels": planted.labels, "splits": planted.splits, **changed}
     return CliRunner().invoke(
         app,
@@ -171,3 +172,14 @@ def test_a_branch_without_a_label_in_training_cannot_be_learned(planted, tmp_pat
     result = call(planted, tmp_path / "report", *options, labels=labels, splits=splits)
     assert isinstance(result.exception, InputError)
     assert "no training protein has a label" in str(result.exception)
+
+
+def test_a_store_in_a_bucket_is_checked_as_one_in_a_folder(planted, bucket, tmp_path: Path) -> None:
+    push_store(planted.store, "s3://proteins/planted")
+    plans = [
+        call(planted, tmp_path / "report", "--dry-run", "--json", **changed)
+        for changed in ({}, {"store": "s3://proteins/planted/"})
+    ]
+    assert [plan.exit_code for plan in plans] == [0, 0], plans[1].output
+    here, there = (json.loads(plan.stdout) for plan in plans)
+    assert there == here

@@ -3,6 +3,10 @@
 import json
 import logging
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +114,28 @@ def test_a_push_that_is_killed_leaves_no_seal_and_goes_on(
         FeatureStore(ADDRESS)
     resumed = push_store(store, ADDRESS)
     assert resumed.sent == total - len(sent)
+    assert objects_of(bucket) == files_of(store)
+
+
+def test_a_push_killed_by_the_system_goes_on(store: Path, bucket: Any) -> None:
+    code = f"""
+import time
+from amma.featurize.cli import app
+from amma.featurize.store.bucket import Bucket
+put = Bucket.put
+Bucket.put = lambda *arguments: (time.sleep(0.05), put(*arguments))
+app(["push", {str(store)!r}, {ADDRESS!r}])
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(bucket.objects.all())) < 12 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    there = objects_of(bucket)
+    assert 12 <= len(there) < len(files_of(store))
+    assert "seal.json" not in there
+    assert push_store(store, ADDRESS).there >= 12
     assert objects_of(bucket) == files_of(store)
 
 
