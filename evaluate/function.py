@@ -102,9 +102,9 @@ def open_subject(config: FunctionConfig) -> Subject:
 def _clusters(config: FunctionConfig, store: FeatureStore, task: Task) -> Clusters:
     if config.clusters:
         return read_clusters(Path(config.clusters), task.test.ids)
-    sequences = list(store.sequences())
     number: dict[str, int] = {}
-    number_N = [number.setdefault(sequences[row], len(number)) for row in task.test.rows]
+    sequences = store.sequences().take(task.test.rows.tolist())
+    number_N = [number.setdefault(sequence, len(number)) for sequence in sequences]
     return Clusters(np.array(number_N, dtype=np.int64), "equal sequences")
 
 
@@ -187,9 +187,9 @@ def prediction_blocks(evaluation: Evaluation) -> Iterator[tuple[str, int, Split,
 
 def _nearest(task: Task, store: FeatureStore) -> list[Float32[np.ndarray, "_ K"]]:
     """Scores of the validation and of the test proteins."""
-    sequences = list(store.sequences())
-    train = [sequences[row] for row in task.train.rows]
-    asked = [sequences[row] for row in (*task.valid.rows, *task.test.rows)]
+    sequences = store.sequences()
+    train = sequences.take(task.train.rows.tolist())
+    asked = sequences.take([*task.valid.rows.tolist(), *task.test.rows.tolist()])
     with progress("nearest sequences", len(asked), unit="proteins") as advance:
         scores = nearest_neighbour_scores(train, task.train.target_NK, asked, advance)
     return np.split(scores, [len(task.valid.rows)])

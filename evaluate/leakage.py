@@ -6,14 +6,13 @@ the evaluated store whose hashes the checkpoint knows; how many that are is told
 Legend: N test proteins, T seen sequences at hand.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float64, UInt8
 
 from amma.evaluate.identity import Search
 from amma.evaluate.results import IdentityBin, Leakage, NearestSeen, SeenByIdentity
 from amma.evaluate.tasks import Split
+from amma.featurize.store.ids import StoredColumn
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.console import progress
 from amma.train.data.seen import NOT_RECORDED, WITH, WITHOUT, Seen
@@ -27,7 +26,7 @@ def find_leakage(
     test: Split, store: FeatureStore, seen: Seen, *, search: Search, threads: int | None = None
 ) -> Leakage:
     """Look each test protein up among what was seen; raises `InputError` if the search's program fails."""
-    sequences = list(store.sequences())
+    sequences = store.sequences()
     hashes = sequence_hashes(sequences)
     was_seen = seen.among(hashes)
     test_rows = test.rows[was_seen[test.rows]]
@@ -46,18 +45,18 @@ def find_leakage(
 def _by_identity(
     test: Split,
     store: FeatureStore,
-    sequences: Sequence[str],
+    sequences: StoredColumn,
     seen_rows: np.ndarray,
     seen: Seen,
     search: Search,
     threads: int | None,
 ) -> SeenByIdentity:
     first_row: dict[str, int] = {}
-    for row in seen_rows.tolist():
-        first_row.setdefault(sequences[row], row)
+    for row, sequence in zip(seen_rows.tolist(), sequences.take(seen_rows.tolist()), strict=True):
+        first_row.setdefault(sequence, row)
     targets = list(first_row)
     with progress("nearest seen sequences", len(test.ids), unit="proteins") as advance:
-        hits = search.pairs([sequences[row] for row in test.rows], targets, threads=threads, advance=advance)
+        hits = search.pairs(sequences.take(test.rows.tolist()), targets, threads=threads, advance=advance)
     text_T = seen.text_of(sequence_hashes(targets))
     nearest_N, target_N = _largest(len(test.ids), hits.query, hits.identity, hits.target)
     with_text = text_T[hits.target] == WITH
