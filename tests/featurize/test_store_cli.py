@@ -103,6 +103,42 @@ def test_run_then_status_verify_and_inspect(
     assert json.loads(out)["findings"][0]["proteins"] == [opened.ids[0]]
 
 
+def test_a_damaged_store_is_repaired_from_its_manifest_and_the_exit_code_says_what_is_left(
+    memory_folder: Path, write_proteins: WriteProteins, amma_featurize: Callable[..., tuple[int, str, str]]
+) -> None:
+    manifest = write_proteins(memory_folder)
+    store = memory_folder / "s.zarr"
+    code, _, _ = amma_featurize("run", manifest.path, store, "--preset", "tiny", "--shard-rows", 64)
+    assert code == 0
+    root = FeatureStore(store).root_hash
+    command = ("repair", store, manifest.path, "--preset", "tiny")
+    code, out, _ = amma_featurize(*command)
+    assert (code, "intact, nothing to repair" in out) == (0, True)
+    (store / "seq/features/c/1/0").unlink()
+    (store / "zarr.json").write_text("{}")
+    code, out, _ = amma_featurize(*command, "--dry-run")
+    assert code == 1
+    assert "seq/features/c/1/0 (unit 1): is missing; hits" in out
+    assert not (store / "seq/features/c/1/0").exists()
+    code, out, err = amma_featurize(*command, "--json")
+    done = json.loads(out)
+    assert (code, done["ok"], done["units"], done["root"]) == (0, True, [1], root)
+    assert sorted(done["files"]) == ["seq/features/c/1/0", "zarr.json"]
+    assert "repair: " in err
+    assert amma_featurize("verify", store)[0] == 0
+    (store / "seq" / "mine").write_text("mine")
+    code, out, _ = amma_featurize(*command)
+    assert (code, "What remains:" in out, "seq/mine" in out) == (1, True, True)
+    (store / "seq" / "mine").unlink()
+    (store / "plan.json").unlink()
+    code, out, err = amma_featurize(*command)
+    assert (code, out) == (1, "")
+    assert err.count("\n") <= 2
+    assert "error E_REPAIR" in err
+    code, out, _ = amma_featurize(*command, "--shard-rows", 64)
+    assert (code, FeatureStore(store).root_hash) == (0, root)
+
+
 def test_quarantined_proteins_are_counted_and_strict_makes_them_an_exit_code(
     memory_folder: Path,
     write_proteins: WriteProteins,
