@@ -6,6 +6,7 @@ and the unit is computed without them.
 """
 
 import logging
+import os
 import secrets
 import time
 from collections import deque
@@ -59,9 +60,19 @@ class ClusterWriter:
             plan_sha256=work.header.plan_sha256,
             version=amma.__version__,
         )
+        self._say_if_crowded(work.header.settings.threads or 1)
         own_gpus = self._recipe.arguments.get("device") in ("auto", "cuda")
         with self._crew.connected(own_gpus=own_gpus) as team:
             yield from _Dispatch(team, job, work, origin).receipts()
+
+    def _say_if_crowded(self, threads: int) -> None:
+        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self._crew.local and self._crew.local * threads > 2 * processors:
+            log.warning(
+                "%d workers of %d threads each share %d processors; a new store begun with --threads %d would be "
+                "written faster",
+                *(self._crew.local, threads, processors, max(processors // self._crew.local, 1)),
+            )
 
 
 class _Dispatch:

@@ -30,9 +30,11 @@ from amma.featurize.workers.crew import Crew, parse_resources
 from amma.featurize.workers.part import seal_parts
 from amma.featurize.workers.recipe import Recipe
 from amma.featurize.workers.task import Job, UnitTask, place
+from amma.manifests.build import build_manifest
 from amma.manifests.errors import FingerprintError, StoreError, UsageError
 from amma.manifests.quarantine import read_quarantine
 from amma.manifests.table import Manifest
+from amma.manifests.toy import write_toy
 
 HERE = Path(__file__).parent
 SMALL = StoreSettings(shard_rows=64, chunk_rows=8, token_budget=60, threads=1)
@@ -298,6 +300,7 @@ from amma.featurize.workers.cluster import ClusterWriter
 from amma.featurize.workers.crew import Crew
 from amma.featurize.workers.recipe import Recipe
 from amma.manifests.table import Manifest
+from amma.manifests.toy import write_toy
 manifest, store = Manifest(Path(sys.argv[1])), Path(sys.argv[2])
 recipe = Recipe("cluster_encoders:build", {{"seconds": 0.1}})
 writer = ClusterWriter(Crew(local=2), manifest.path, recipe)
@@ -374,6 +377,30 @@ def test_a_scheduler_that_dies_ends_the_run_in_one_line_and_another_goes_on(
     featurize(manifest, store, fake_encoders(), SMALL)
     featurize(manifest, memory_folder / "whole.zarr", fake_encoders(), SMALL)
     assert tree(store) == tree(memory_folder / "whole.zarr")
+
+
+@pytest.mark.slow
+def test_real_encoders_give_the_same_bytes_in_workers_as_they_are_typed(tmp_path: Path, tree: Tree) -> None:
+    write_toy(tmp_path / "data", proteins=16, seed=1)
+    build_manifest(
+        sequences=tmp_path / "data" / "sequences.fasta",
+        structures=tmp_path / "data" / "structures",
+        descriptions=tmp_path / "data" / "descriptions.tsv",
+        out=tmp_path / "all.parquet",
+    )
+    program = str(Path(sys.executable).with_name("amma-featurize"))
+    for name, options in {"one.zarr": [], "two.zarr": ["--workers", "2"]}.items():
+        common = ["--preset", "tiny", "--device", "cpu", "--threads", "2", "--shard-rows", "512"]
+        done = subprocess.run(
+            [program, "run", "all.parquet", name, *common, *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    assert tree(tmp_path / "two.zarr") == tree(tmp_path / "one.zarr")
 
 
 @pytest.mark.slow
