@@ -1,4 +1,5 @@
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,27 @@ def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, message: st
     table.write_text(text)
     with pytest.raises(InputError, match=message):
         read_clusters(table, ["P1"])
+
+
+def test_clusters_of_a_table_are_numbered_as_they_first_come_and_repeated_lines_say_nothing_new(tmp_path: Path) -> None:
+    table = tmp_path / "clusters.tsv"
+    table.write_text("a\tx\nb\ty\nc\tx\na\tx\nb\ty\tmore\n")
+    clusters = read_clusters(table, iter(["stranger", "b", "a", "x", "c", "b"]))
+    assert clusters.number.tolist() == [0, 1, 2, 3, 2, 1]  # a protein called like a cluster is not in it
+    assert clusters.origin == "clusters.tsv, 2 proteins not in it"
+
+
+def test_a_table_of_clusters_takes_few_bytes_a_protein_whatever_its_ids_are_called(tmp_path: Path) -> None:
+    table = tmp_path / "clusters.tsv"
+
+    def peak(proteins: int) -> int:
+        table.write_text("".join(f"a rather long identifier {n}\tcluster {n // 3}\n" for n in range(proteins)))
+        tracemalloc.start()
+        clusters = read_clusters(table, (f"a rather long identifier {n}" for n in range(proteins)))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert clusters.number.tolist() == [n // 3 for n in range(proteins)]
+        return most
+
+    small, large = 70_000, 210_000  # both more than is looked up at a time
+    assert (peak(large) - peak(small)) / (large - small) < 64

@@ -5,6 +5,7 @@ Legend: N proteins of the corpus, T those trained on.
 
 import hashlib
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ def _hold_out(
     if not config.validation_fraction or not len(candidates):
         return held_out_N, None
     if config.clusters is not None:
-        clusters = read_clusters(config.clusters, (corpus.ids[int(protein)] for protein in candidates))
+        clusters = read_clusters(config.clusters, compress(corpus.ids, candidate_N))
     else:
         sequences = [
             sequence for sequence, takes_part in zip(corpus.sequences(), candidate_N, strict=True) if takes_part

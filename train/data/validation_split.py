@@ -3,13 +3,14 @@
 Clusters come from a file (`--clusters`), else from MMseqs2 where it is installed, else from the k-mer clustering below.
 Whatever the clusters say, proteins with equal sequences end on the same side.
 
-Legend: N proteins.
+Legend: N proteins, L lines of a table.
 """
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Int64, UInt64
 
 from amma.manifests.errors import InputError
 from amma.train.data.mmseqs import find_mmseqs
+from amma.train.data.sequence_hash import sequence_hash, sequence_hashes
 
 IDENTITY = 0.3
 """At which MMseqs2 clusters."""
@@ -38,33 +40,72 @@ class Clusters:
 def read_clusters(path: Path, ids: Iterable[str]) -> Clusters:
     """Read a table of two tab-separated columns, id and cluster; a protein that it lacks is a cluster of its own.
 
-    Raises `InputError` for a line without two columns, for an id in two clusters, and if no protein is in the table.
+    Ids and clusters are known by 64-bit hashes: a few dozen bytes a line, whatever they are called. Raises `InputError`
+    for a line without two columns, for an id in two clusters, and if no protein is in the table.
     """
-    cluster_of: dict[str, str] = {}
-    text = path.read_text(encoding="utf-8-sig")
-    for position, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        columns = line.rstrip("\r\n").split("\t")
-        if len(columns) < 2:
-            raise InputError(f"{path}:{position}: expected an id, a tab and a cluster's name, found {line!r}.")
-        name, cluster = columns[0], columns[1]
-        if cluster_of.setdefault(name, cluster) != cluster:
-            raise InputError(f"{path}:{position}: {name!r} is in {cluster_of[name]!r} and in {cluster!r}.")
-    numbers: dict[tuple[str, str], int] = {}
+    names, clusters = array("Q"), array("Q")
+    for name, cluster, _ in _table_lines(path):
+        names.append(sequence_hash(name))
+        clusters.append(sequence_hash(f"in {cluster}"))
+    name_L = np.frombuffer(names, dtype=np.uint64)
+    order = np.argsort(name_L, kind="stable")
+    name_L, cluster_L = name_L[order], np.frombuffer(clusters, dtype=np.uint64)[order]
+    del names, clusters, order
+    again = name_L[1:] == name_L[:-1]
+    conflicts = name_L[1:][again & (cluster_L[1:] != cluster_L[:-1])]
+    if len(conflicts):
+        _refuse_conflicts(path, set(conflicts.tolist()))
+    keys = array("Q")
     found = 0
-    number_N = array("q")
-    for name in ids:
-        known = cluster_of.get(name)
-        found += known is not None
-        key = ("alone", name) if known is None else ("cluster", known)
-        number_N.append(numbers.setdefault(key, len(numbers)))
+    remaining = iter(ids)
+    while batch := list(islice(remaining, 1 << 16)):
+        # A protein that the table lacks is named after itself.
+        key_N = sequence_hashes(f"alone {name}" for name in batch)
+        if len(name_L):
+            wanted_N = sequence_hashes(batch)
+            place_N = np.searchsorted(name_L, wanted_N).clip(max=len(name_L) - 1)
+            known_N = name_L[place_N] == wanted_N
+            key_N = np.where(known_N, cluster_L[place_N], key_N)
+            found += int(known_N.sum())
+        keys.frombytes(key_N.tobytes())
     if not found:
         raise InputError(
-            f"{path}: none of its {len(cluster_of)} ids is among the proteins to be clustered. "
+            f"{path}: none of its {len(name_L) - int(again.sum())} ids is among the proteins to be clustered. "
             "Ids as in the manifest belong into its first column (mmseqs writes the cluster first: swap the columns)."
         )
-    return Clusters(np.frombuffer(number_N, dtype=np.int64), f"{path.name}, {len(number_N) - found} proteins not in it")
+    del name_L, cluster_L
+    number_N = _in_order_of_appearance(np.frombuffer(keys, dtype=np.uint64))
+    return Clusters(number_N, f"{path.name}, {len(keys) - found} proteins not in it")
+
+
+def _table_lines(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Id, cluster and number of each line that is not empty."""
+    with path.open(encoding="utf-8-sig") as lines:
+        for position, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            columns = line.rstrip("\r\n").split("\t")
+            if len(columns) < 2:
+                found = line.rstrip("\r\n")
+                raise InputError(f"{path}:{position}: expected an id, a tab and a cluster's name, found {found!r}.")
+            yield columns[0], columns[1], position
+
+
+def _refuse_conflicts(path: Path, suspects: set[int]) -> None:
+    """Raise `InputError` for the first id that is in two clusters, among those with these hashes."""
+    cluster_of: dict[str, str] = {}
+    for name, cluster, position in _table_lines(path):
+        if sequence_hash(name) in suspects and cluster_of.setdefault(name, cluster) != cluster:
+            raise InputError(f"{path}:{position}: {name!r} is in {cluster_of[name]!r} and in {cluster!r}.")
+
+
+def _in_order_of_appearance(key_N: UInt64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+    """Numbers from 0 for the keys, equal ones the same, in the order in which they first come."""
+    _, first, place_N = np.unique(key_N, return_index=True, return_inverse=True)
+    number = np.empty(len(first), dtype=np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    numbers_N: Int64[np.ndarray, " N"] = number[place_N]
+    return numbers_N
 
 
 def find_clusters(
