@@ -4,6 +4,7 @@ Credentials and endpoints are what the libraries take from the environment: AWS_
 AWS_PROFILE and so on for `s3://`.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,6 +57,8 @@ def filesystem_for(address: str) -> Any:
     """The file system of fsspec for an address, to be used from any thread; raises as `open_remote`."""
     import fsspec  # type: ignore[import-untyped]
 
+    for library in ("aiobotocore", "botocore"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # they say where credentials were found, each time
     kind = address.partition("://")[0]
     try:
         return fsspec.filesystem(kind, use_listings_cache=False)

@@ -52,6 +52,7 @@ class _Verifier:
             return self.report
         self.report.sealed, self.report.root, self.report.files = True, contents.seal.root, 1
         with progress(0 if self.quick else self.report.bytes) as advance, ThreadPoolExecutor(THREADS) as pool:
+            advance(self.there[SEAL_FILE])
             self._check(contents.seal.files.items(), None, range(contents.header.num_proteins), pool, advance)
             for group, names in contents.groups.items():
                 self.known.update(names)

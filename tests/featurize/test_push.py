@@ -89,7 +89,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("after", [0, 1, 9, -1])
+@pytest.mark.parametrize("after", [1, 9, -1])
 def test_a_push_that_is_killed_leaves_no_seal_and_goes_on(
     store: Path, bucket: Any, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_push_that_is_killed_leaves_no_seal_and_goes_on(
     there = objects_of(bucket)
     assert len(there) == len(sent) == after % total
     assert "seal.json" not in there
-    assert not sent or sent[0] == "plan.json"
+    assert sent[0] == "plan.json"
     with pytest.raises(StoreError, match=r"not sealed|not a feature store"):
         FeatureStore(ADDRESS)
     resumed = push_store(store, ADDRESS)
@@ -269,8 +269,9 @@ def test_commands_take_the_address(
     assert there.pop("store") == ADDRESS
     assert here.pop("store") == str(store)
     assert there == here
-    app(["verify", ADDRESS, "--quick"], standalone_mode=False)
-    assert "intact" in capsys.readouterr().out
+    for options in ([], ["--quick"]):
+        app(["verify", ADDRESS, *options], standalone_mode=False)
+        assert "intact" in capsys.readouterr().out
     app(["export", ADDRESS, str(tmp_path / "out"), "--format", "npy"], standalone_mode=False)
     app(["export", str(store), str(tmp_path / "local"), "--format", "npy"], standalone_mode=False)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "local")
