@@ -18,6 +18,7 @@ from amma.featurize.store.ledger import LedgerEntry, remove_folder
 from amma.featurize.store.plan import Plan
 from amma.featurize.store.shard import make_folder
 from amma.featurize.workers.recipe import Recipe
+from amma.manifests.errors import StoreError
 from amma.manifests.files import fsync_directory
 from amma.manifests.table import MODALITIES, Modality, Protein
 
@@ -100,10 +101,20 @@ class Receipt:
 
 
 def place(store: Path, scratch: Path, receipt: Receipt) -> None:
-    """Move the files of a unit to where they belong in the store, durably."""
+    """Move the files of a unit to where they belong in the store, durably.
+
+    Raises `StoreError` `E_CLUSTER` if they are not here, as when the worker's disk has a store at the same path.
+    """
     for name in receipt.entry.files:
-        target = store / name
+        target, written = store / name, scratch / receipt.attempt / name
         make_folder(target.parent)
-        (scratch / receipt.attempt / name).replace(target)
+        try:
+            written.replace(target)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{written}: a worker wrote it, and it is not here. Give a path on a file system that all workers "
+                "share.",
+                code="E_CLUSTER",
+            ) from error
         fsync_directory(target.parent)
     remove_folder(scratch / receipt.attempt)

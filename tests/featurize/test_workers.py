@@ -239,6 +239,20 @@ def test_a_worker_that_sees_another_store_or_has_another_version_says_so(
     assert worker.prepare(job) == "cpu"
 
 
+def test_a_worker_that_wrote_elsewhere_is_found_out(
+    memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders
+) -> None:
+    manifest = write_proteins(memory_folder)
+    store = memory_folder / "s.zarr"
+    job, tasks, _ = jobs_of(store, manifest, fake_encoders())
+    receipt = worker.compute(job, tasks[0])
+    (job.scratch / receipt.attempt).rename(memory_folder / "on another disk")
+    with pytest.raises(StoreError, match="it is not here") as caught:
+        place(store, job.scratch, receipt)
+    assert caught.value.code == "E_CLUSTER"
+    assert committed_units(store) == []
+
+
 def test_encoders_are_built_once_for_all_units_of_a_job(
     memory_folder: Path, write_proteins: WriteProteins, fake_encoders: Encoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +448,7 @@ def test_20_killed_workers_and_three_deadly_proteins_end_in_the_bytes_of_a_run_w
     assert verify_store(store).findings == []
 
 
+@pytest.mark.slow
 def test_proteins_that_end_workers_in_company_only_are_not_quarantined_but_said(
     memory_folder: Path, write_proteins: WriteProteins
 ) -> None:
