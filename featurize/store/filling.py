@@ -5,7 +5,7 @@ Where the numbers come from is an `Origin`: frozen encoders (`encoding.py`) or a
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
@@ -241,13 +241,16 @@ def _fill_locked(
 ) -> Outcome:
     header, plan = plan_here(path, origin, asked)
     if is_sealed(path):
-        entries = [read_entry(path, unit, header.plan_sha256) for unit in range(header.num_units)]
-        return Outcome(header, read_seal(path).root, num_rejected(entries), 0, was_sealed=True)
+        found = (read_entry(path, unit, header.plan_sha256) for unit in range(header.num_units))
+        return Outcome(header, read_seal(path).root, num_rejected(found), 0, was_sealed=True)
     layout = header.layout
     done = committed_units(path)
-    entries = [read_entry(path, unit, header.plan_sha256) for unit in done]
-    for entry in entries:
+    rejected: set[str] = set()  # not the entries: those of a large store would take more memory than its plan
+    for unit in done:
+        entry = read_entry(path, unit, header.plan_sha256)
         check_sizes(path, entry)
+        rejected.update(rejection.id for rejection in entry.rejections)
+    num_safe = len(done)
     partial = sweep(path, layout, done)
     if done or partial:
         log.info("resuming: %d/%d units committed, %d partial discarded", len(done), plan.num_units, partial)
@@ -260,12 +263,13 @@ def _fill_locked(
         scratch = path / PARTS_FOLDER / WHOLE
         work = Work(path, header, plan, pending, documents, scratch, advance, stop, lock.check)
         for entry in committed(work, origin, write_units):
-            entries.append(entry)
-        stop.check(len(entries), plan.num_units)
+            rejected.update(rejection.id for rejection in entry.rejections)
+            num_safe += 1
+        stop.check(num_safe, plan.num_units)
     lock.check()
     end_parts(path)
     root = seal_store(path, header).root
-    return Outcome(header, root, num_rejected(entries), len(pending), was_sealed=False)
+    return Outcome(header, root, len(rejected), len(pending), was_sealed=False)
 
 
 def committed(work: Work, origin: Origin, write_units: WriteUnits) -> Iterator[LedgerEntry]:
@@ -277,7 +281,7 @@ def committed(work: Work, origin: Origin, write_units: WriteUnits) -> Iterator[L
             yield entry
 
 
-def num_rejected(entries: Sequence[LedgerEntry]) -> int:
+def num_rejected(entries: Iterable[LedgerEntry]) -> int:
     """Proteins with a late reject."""
     return len({rejection.id for entry in entries for rejection in entry.rejections})
 
