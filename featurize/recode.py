@@ -1,21 +1,22 @@
 """Make an int8 store of a sealed one: the library behind `amma-featurize recode --int8`.
 
-Two passes over the source say what each channel spans and how far its codes are off; only then is anything written.
+A pass over the source says what each channel spans, another how far its codes are off; only then is anything written.
 Units, places and order are those of the source.
 
-Legend: D channels, N proteins in plan order.
+Legend: R rows, D channels, N proteins in plan order.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from amma.featurize.store.affine import (
     FINGERPRINT_KEY,
@@ -30,7 +31,7 @@ from amma.featurize.store.disk import human
 from amma.featurize.store.documents import read_regular
 from amma.featurize.store.filling import Advance, fill_store, preview
 from amma.featurize.store.header import Header, read_header
-from amma.featurize.store.moments import ChannelMoments, no_rows
+from amma.featurize.store.moments import no_rows
 from amma.featurize.store.packed import RowBuffers
 from amma.featurize.store.plan import Survey
 from amma.featurize.store.reader import FeatureStore
@@ -86,6 +87,7 @@ def recode_store(
     source: FeatureStore,
     out: Path,
     *,
+    like: FeatureStore | None = None,
     max_error: float = MAX_ERROR,
     dry_run: bool = False,
     threads: int = 2,
@@ -93,12 +95,18 @@ def recode_store(
 ) -> Recoded:
     """Write the int8 store of `source` to `out`, or go on with it; killed anywhere, it ends in the same bytes.
 
+    With `like`, an int8 store of the same encoders, its scales are taken: the two can be read as one, and a model that
+    was trained on the one evaluated on the other.
+
     Raises `StoreError` `E_INT8` if the error of a channel is above `max_error`, and as `fill_store`; nothing is written
-    then. `UsageError` if `source` is int8 already, or not sealed.
+    then. `UsageError` if `source` is int8 already or not sealed, or `like` is not int8 or of other widths.
     """
     if source.layout.is_coded or not source.is_sealed:
         raise UsageError(f"{source.path}: is {'int8 already' if source.is_sealed else 'not sealed'}.")
-    affines = _recorded(source, out) or _measured(source, threads, show)
+    if like is not None and (not like.layout.is_coded or like.widths != source.widths):
+        raise UsageError(f"{like.path}: is not an int8 store of the same encoders as {source.path}.")
+    maps = _recorded(source, out) if like is None else like.affines
+    affines = _with_errors(source, maps or _spanning(source, threads, show), threads, show)
     _refuse_large_errors(source, affines, max_error)
     origin = _RecodedOrigin(source, affines, threads)
     settings = StoreSettings.parse({**source.header.settings.model_dump(), "dtype": "int8"}, source="recode")
@@ -188,36 +196,43 @@ class _RecodedOrigin:
                     advance(rows)
 
 
-def _measured(source: FeatureStore, threads: int, show: Shown) -> dict[Modality, Affine]:
-    """What each channel spans, and the error of its codes over all rows."""
+def _spanning(source: FeatureStore, threads: int, show: Shown) -> dict[Modality, Affine]:
+    """Maps over what each channel holds anywhere in the source."""
+    maps = {}
+    for modality in MODALITIES:
+        width = source.widths[modality]
+        least_D, most_D = np.full(width, np.inf), np.full(width, -np.inf)
+        ends = _passed(source, modality, threads, show, lambda rows: (rows.min(axis=0), rows.max(axis=0)))
+        for low_D, high_D in ends:
+            np.minimum(least_D, low_D, out=least_D)
+            np.maximum(most_D, high_D, out=most_D)
+        if not source.present(modality).any():
+            least_D[:] = most_D[:] = 0
+        maps[modality] = Affine.spanning(least_D, most_D)
+    return maps
+
+
+def _with_errors(source: FeatureStore, maps: Affines, threads: int, show: Shown) -> dict[Modality, Affine]:
+    """The maps with the error that each channel has over all rows."""
     moments = {modality: no_rows(source.widths[modality]) for modality in MODALITIES}
     for facts in source.units():
         moments = {modality: moments[modality].merged(facts.moments[modality]) for modality in MODALITIES}
-    return {modality: _measured_one(source, modality, moments[modality], threads, show) for modality in MODALITIES}
+    measured = {}
+    for modality in MODALITIES:
+        affine, of = maps[modality], moments[modality]
+        total_D = np.zeros(source.widths[modality])
+        for part_D in _passed(source, modality, threads, show, partial(_squares, affine)):
+            total_D += part_D
+        error_D = relative(np.sqrt(total_D / max(of.count, 1)), of.sigma)
+        measured[modality] = Affine(affine.scale_D, affine.offset_D, error_D)
+    return measured
 
 
-def _measured_one(
-    source: FeatureStore, modality: Modality, moments: ChannelMoments, threads: int, show: Shown
-) -> Affine:
-    width = source.widths[modality]
-    least_D, most_D = np.full(width, np.inf), np.full(width, -np.inf)
-    for low_D, high_D in _passed(source, modality, threads, show, lambda rows: (rows.min(axis=0), rows.max(axis=0))):
-        np.minimum(least_D, low_D, out=least_D)
-        np.maximum(most_D, high_D, out=most_D)
-    if not moments.count:
-        least_D[:] = most_D[:] = 0
-    affine = Affine.spanning(least_D, most_D)
-
-    def squares(rows: np.ndarray) -> Float64[np.ndarray, " D"]:
-        wrong = affine.numbers(affine.codes(rows)) - rows
-        total: Float64[np.ndarray, " D"] = np.einsum("rd,rd->d", wrong, wrong, dtype=np.float64)
-        return total
-
-    total_D = np.zeros(width)
-    for part_D in _passed(source, modality, threads, show, squares):
-        total_D += part_D
-    error_D = relative(np.sqrt(total_D / max(moments.count, 1)), moments.sigma)
-    return Affine(affine.scale_D, affine.offset_D, error_D)
+def _squares(affine: Affine, rows_RD: Float32[np.ndarray, "R D"]) -> Float64[np.ndarray, " D"]:
+    """The sum of the squared errors of each channel."""
+    wrong_RD = affine.numbers(affine.codes(rows_RD)) - rows_RD
+    total_D: Float64[np.ndarray, " D"] = np.einsum("rd,rd->d", wrong_RD, wrong_RD, dtype=np.float64)
+    return total_D
 
 
 def _passed(
@@ -257,7 +272,7 @@ def _refuse_large_errors(source: FeatureStore, affines: Affines, max_error: floa
 
 
 def _recorded(source: FeatureStore, out: Path) -> dict[Modality, Affine] | None:
-    """The maps that a store begun at `out` has of this source; None: measure them (again)."""
+    """The scales and offsets that a store begun at `out` has of this source; None: find them (again)."""
     header = read_header(out)
     if header is None or not header.layout.is_coded or header.widths != source.widths:
         return None

@@ -1,5 +1,6 @@
 """`amma-featurize recode`: the numbers of a sealed store in fewer bytes."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,10 @@ def recode(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Folder of a sealed feature store, or s3://…")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new store; new, or one to go on with.")],
     int8: Annotated[bool, typer.Option("--int8", help="One byte a number, one scale and offset a channel.")] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="Take the scales of this int8 store, to be read together with it."),
+    ] = None,
     max_error: Annotated[
         float, typer.Option(min=0, help="Largest error of a channel: its RMS in units of the channel's σ.")
     ] = 0.05,
@@ -25,7 +30,8 @@ def recode(
 
     Each channel's codes span what it holds anywhere in the store. Its error is measured over all rows, kept in the new
     store, and nothing is written if it is above the bound. Killed, the same command goes on. For training and
-    evaluation it is a store of its own: it does not mix with the one it was made of.
+    evaluation it is a store of its own: it mixes only with int8 stores of the same scales (--like), and a model that
+    was trained on it is evaluated on such.
     """
     if not int8:
         raise UsageError("say what the numbers are to become: --int8")
@@ -33,10 +39,12 @@ def recode(
     from amma.featurize.store.location import parse_location
     from amma.featurize.store.reader import FeatureStore
 
-    with FeatureStore(parse_location(store)) as source:
+    with ExitStack() as stack:
+        source = stack.enter_context(FeatureStore(parse_location(store)))
         recoded = recode_store(
             source,
             out,
+            like=None if like is None else stack.enter_context(FeatureStore(parse_location(like))),
             max_error=max_error,
             dry_run=dry_run,
             threads=threads,

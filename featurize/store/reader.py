@@ -105,7 +105,12 @@ class FeatureStore:
         """What the codes of an int8 store mean; empty for any other."""
         if self.layout.is_coded:
             maps = header.fingerprint[FINGERPRINT_KEY]["maps"]
-            self.affines = read_affines(self.layout, self._files.read, maps, where)
+            listed = {} if seal is None else seal.files
+
+            def read(name: str) -> bytes:
+                return checked_file(self._files, name, listed.get(name)) if listed else self._files.read(name)
+
+            self.affines = read_affines(self.layout, read, maps, where)
         self._catalogue: Catalogue = (
             PartialCatalogue(Path(self.path), header)
             if seal is None

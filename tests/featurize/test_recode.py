@@ -14,6 +14,7 @@ import zarr
 from amma.featurize.cli import app
 from amma.featurize.recode import recode_store
 from amma.featurize.store.affine import Affine
+from amma.featurize.store.fingerprint import differences
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.settings import StoreSettings
 from amma.featurize.store.status import status
@@ -230,7 +231,7 @@ def test_scales_that_were_changed_are_never_used(store: Path, memory_folder: Pat
         data = bytearray((out / name).read_bytes())
         data[1] ^= 16
         (out / name).write_bytes(data)
-        with pytest.raises(CorruptStoreError, match="scales are not those"):
+        with pytest.raises(CorruptStoreError, match=rf"{name}: not what the seal says"):
             FeatureStore(out)
         (finding,) = verify_store(out).findings
         assert (finding.file, finding.num_hit) == (name, 60)
@@ -243,8 +244,48 @@ def test_scales_that_were_changed_are_never_used(store: Path, memory_folder: Pat
     data = bytearray((out / "seq/scale/c/0").read_bytes())
     data[1] ^= 16
     (out / "seq/scale/c/0").write_bytes(data)
+    with pytest.raises(CorruptStoreError, match="scales are not those"):
+        FeatureStore(out, partial=True)
     recode(store, out)
     assert verify_store(out).root == verify_store(kept).root
+
+
+def test_stores_with_the_scales_of_one_are_read_as_one(
+    store: Path, memory_folder: Path, random_proteins: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def special(rows: np.ndarray) -> None:
+        rows[:, 2] = 1.3
+        rows[:, 3] = rows[:, 3] * 0.5 + 40
+
+    second = memory_folder / "second.zarr"
+    proteins = [
+        replace(changed(protein, Modality.SEQ, special), id=f"Q{number}")
+        for number, protein in enumerate(random_proteins(30, seed=5))
+    ]
+    write_store(second, proteins, widths=WIDTHS, settings=SETTINGS, fingerprint={"seq": "x"}, random_weights=True)
+    first8, apart8, second8 = (memory_folder / name for name in ("first8", "apart8", "second8"))
+    recode(store, first8)
+    recode(second, apart8)
+    app(["recode", str(second), str(second8), "--int8", "--like", str(first8)], standalone_mode=False)
+    capsys.readouterr()
+    with FeatureStore(first8) as first, FeatureStore(apart8) as apart, FeatureStore(second8) as like:
+        assert differences(first.fingerprint, apart.fingerprint)[0].startswith("int8.maps")
+        assert differences(first.fingerprint, like.fingerprint) == []
+        assert not np.array_equal(like.affines[Modality.STR].error_D, first.affines[Modality.STR].error_D)
+        with FeatureStore(second) as source:
+            for modality in MODALITIES:
+                wrong = stacked(like, modality) - stacked(source, modality)
+                assert np.sqrt((wrong**2).mean()) < 0.05
+    # What these scales do not reach is cut off, and that is an error that is measured too.
+    outlying = memory_folder / "outlying.zarr"
+    proteins = [p for p in random_proteins(30, seed=5) if Modality.STR in p.features]
+    proteins = [changed(p, Modality.STR, lambda rows: np.multiply(rows, 3, out=rows)) for p in proteins]
+    write_store(outlying, proteins, widths=WIDTHS, settings=SETTINGS, fingerprint={"seq": "x"}, random_weights=True)
+    with FeatureStore(first8) as first, pytest.raises(StoreError, match="channel") as caught:
+        recode(outlying, memory_folder / "outlying8", like=first)
+    assert caught.value.code == "E_INT8"
+    with FeatureStore(store) as source, pytest.raises(UsageError, match="not an int8 store"):
+        recode(second, memory_folder / "no", like=source)
 
 
 def test_what_is_absent_or_was_rejected_stays_so(memory_folder: Path, random_proteins: Make) -> None:
