@@ -365,6 +365,12 @@ def warm(data: Data, store: FeatureStore, batches: list[list[list[int]]], rounds
     buffer = Buffer(data, [batch for some in batches for batch in some])
     threaded = FeatureStore(data.store, threads=2)
 
+    def grown(read: Read) -> Read:
+        """With buffers as large as the others' are from the beginning."""
+        for batch in (batch for some in batches for batch in some):
+            read(batch)
+        return read
+
     def one_by_one(read: Read) -> Callable[[list[list[int]]], None]:
         def read_all(chosen: list[list[int]]) -> None:
             for batch in chosen:
@@ -374,9 +380,9 @@ def warm(data: Data, store: FeatureStore, batches: list[list[list[int]]], rounds
 
     readers = {
         "memmap, copied": one_by_one(memmap_reader(data, buffer)),
-        "amma, no checksums": one_by_one(own_reader(store, checked=False)),
-        "amma": one_by_one(own_reader(store, checked=True)),
-        "amma, 2 threads": one_by_one(own_reader(threaded, checked=True)),
+        "amma, no checksums": one_by_one(grown(own_reader(store, checked=False))),
+        "amma": one_by_one(grown(own_reader(store, checked=True))),
+        "amma, 2 threads": one_by_one(grown(own_reader(threaded, checked=True))),
         "zarr-python": one_by_one(zarr_reader(data, buffer)),
     }
     if find_spec("tensorstore"):

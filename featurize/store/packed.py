@@ -67,6 +67,6 @@ class RowBuffers:
         """`size` bytes under a name."""
         memory = self._memory.get(name)
         if memory is None or len(memory) < size:
-            # An eighth more, so that slowly growing batches do not allocate each time.
-            memory = self._memory[name] = self._allocate(name, size + size // 8)
+            # Half more, so that batches of other sizes soon fit; what is never touched takes no memory.
+            memory = self._memory[name] = self._allocate(name, size + size // 2)
         return memory[:size]

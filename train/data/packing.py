@@ -42,7 +42,7 @@ class Leases:
             try:
                 memory = free.popleft()
             except IndexError:
-                memory = fresh(name, size + size // 8)
+                memory = fresh(name, size + size // 2)  # what is never touched takes no memory
         lease: np.ndarray = np.frombuffer(memory.data, dtype=np.uint8)
         # Every view of `lease`, numpy's or torch's, keeps its base alive, and that belongs to this lease alone.
         weakref.finalize(lease.base, free.append, memory).atexit = False
