@@ -9,7 +9,7 @@ Legend: R rows, D channels, N proteins in plan order.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,16 +28,19 @@ from amma.featurize.store.affine import (
     relative,
 )
 from amma.featurize.store.disk import human
-from amma.featurize.store.documents import read_regular
+from amma.featurize.store.documents import is_sealed, read_regular
 from amma.featurize.store.filling import Advance, fill_store, preview
+from amma.featurize.store.fingerprint import check_fingerprint
 from amma.featurize.store.header import Header, read_header
+from amma.featurize.store.layout import Layout
 from amma.featurize.store.moments import no_rows
 from amma.featurize.store.packed import RowBuffers
 from amma.featurize.store.plan import Survey
 from amma.featurize.store.reader import FeatureStore
+from amma.featurize.store.repair import Repair, repair_store
 from amma.featurize.store.settings import StoreSettings
 from amma.featurize.store.shard import make_folder
-from amma.featurize.store.unit import UnitContents
+from amma.featurize.store.unit import Past, UnitContents
 from amma.manifests.errors import CorruptStoreError, StoreError, UsageError
 from amma.manifests.files import write_atomically
 from amma.manifests.settings import sha256_of_json
@@ -101,15 +104,10 @@ def recode_store(
     Raises `StoreError` `E_INT8` if the error of a channel is above `max_error`, and as `fill_store`; nothing is written
     then. `UsageError` if `source` is int8 already or not sealed, or `like` is not int8 or of other widths.
     """
-    if source.layout.is_coded or not source.is_sealed:
-        raise UsageError(f"{source.path}: is {'int8 already' if source.is_sealed else 'not sealed'}.")
-    if like is not None and (not like.layout.is_coded or like.widths != source.widths):
-        raise UsageError(f"{like.path}: is not an int8 store of the same encoders as {source.path}.")
-    maps = _recorded(source, out) if like is None else like.affines
-    affines = _with_errors(source, maps or _spanning(source, threads, show), threads, show)
+    affines = _with_errors(source, _maps(source, out, like) or _spanning(source, threads, show), threads, show)
     _refuse_large_errors(source, affines, max_error)
     origin = _RecodedOrigin(source, affines, threads)
-    settings = StoreSettings.parse({**source.header.settings.model_dump(), "dtype": "int8"}, source="recode")
+    settings = _settings(source)
     error = {str(modality): _summary(affines[modality]) for modality in MODALITIES}
     if dry_run:
         needed = preview(out, origin, settings).needed
@@ -119,10 +117,37 @@ def recode_store(
         origin,
         settings,
         progress=lambda rows: show("recode", rows),
-        prepare=lambda path, header: _write_maps(path, header, affines),
+        prepare=lambda path, header: _write_maps(path, header.layout, affines),
     )
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Recoded(str(out), str(source.path), outcome.root, source.num_proteins, size, error)
+
+
+def repair_recoded(
+    source: FeatureStore,
+    out: Path,
+    *,
+    like: FeatureStore | None = None,
+    dry_run: bool = False,
+    threads: int = 2,
+    show: Shown = _silent,
+) -> Repair:
+    """Make what is damaged in the int8 store at `out` again from its source; raises as `repair_store`."""
+    affines = _with_errors(source, _maps(source, out, like) or _spanning(source, threads, show), threads, show)
+    origin, settings = _RecodedOrigin(source, affines, threads), _settings(source)
+    header = _header(out)
+    if header is not None:
+        check_fingerprint(header.fingerprint, {**origin.fingerprint(), "dtype": "int8"}, where=str(out))
+    if not dry_run and (header is not None or is_sealed(out)):
+        _write_maps(out, source.layout, affines)
+    return repair_store(
+        out,
+        origin,
+        settings,
+        dry_run=dry_run,
+        verifying=lambda total: show("verify", total),
+        encoding=lambda rows: show("repair", rows),
+    )
 
 
 class _RecodedOrigin:
@@ -153,7 +178,7 @@ class _RecodedOrigin:
             length = np.zeros(self._source.num_proteins, dtype=np.int32)
             length[self._order] = np.concatenate([unit[modality] for unit in planned])
             lengths[modality] = length
-        return Survey(lengths, sha256_of_json({"recoded": self._source.root_hash}))
+        return Survey(lengths, _content(self._source))
 
     def identities(self, rows: Int64[np.ndarray, " n"]) -> tuple[list[str], list[str]]:
         """Ids and sequences of rows of the survey."""
@@ -194,6 +219,10 @@ class _RecodedOrigin:
             with ThreadPoolExecutor(self._threads) as pool:
                 for rows in pool.map(lambda block, modality=modality: put(modality, block), blocks):
                     advance(rows)
+
+    def refill(self, contents: UnitContents, past: Past, advance: Advance) -> None:
+        """As `fill`; what happened when the source was filled is known from there."""
+        self.fill(contents, advance)
 
 
 def _spanning(source: FeatureStore, threads: int, show: Shown) -> dict[Modality, Affine]:
@@ -271,22 +300,42 @@ def _refuse_large_errors(source: FeatureStore, affines: Affines, max_error: floa
             )
 
 
-def _recorded(source: FeatureStore, out: Path) -> dict[Modality, Affine] | None:
-    """The scales and offsets that a store begun at `out` has of this source; None: find them (again)."""
-    header = read_header(out)
-    if header is None or not header.layout.is_coded or header.widths != source.widths:
+def _settings(source: FeatureStore) -> StoreSettings:
+    return StoreSettings.parse({**source.header.settings.model_dump(), "dtype": "int8"}, source="recode")
+
+
+def _maps(source: FeatureStore, out: Path, like: FeatureStore | None) -> Affines | None:
+    """The scales and offsets to take: those of `like`, or that a store begun at `out` has; None: find them (again)."""
+    if source.layout.is_coded or not source.is_sealed:
+        raise UsageError(f"{source.path}: is {'int8 already' if source.is_sealed else 'not sealed'}.")
+    if like is not None:
+        if not like.layout.is_coded or like.widths != source.widths:
+            raise UsageError(f"{like.path}: is not an int8 store of the same encoders as {source.path}.")
+        return like.affines
+    header = _header(out)
+    # What is of another source or no int8 store is refused in a moment, with both hashes.
+    if header is None or header.widths != source.widths or header.content_sha256 != _content(source):
         return None
-    if header.content_sha256 != sha256_of_json({"recoded": source.root_hash}):
-        return None  # refused in a moment, with both hashes
     try:
         expected = header.fingerprint[FINGERPRINT_KEY]["maps"]
         return read_affines(header.layout, lambda name: read_regular(out / name), expected, str(out))
+    except (CorruptStoreError, KeyError):
+        return None  # killed before they were written, or damaged
+
+
+def _header(out: Path) -> Header | None:
+    try:
+        return read_header(out)
     except CorruptStoreError:
-        return None  # killed before they were written
+        return None
 
 
-def _write_maps(path: Path, header: Header, affines: Affines) -> None:
-    for name, data in affine_files(header.layout, affines).items():
+def _content(source: FeatureStore) -> str:
+    return sha256_of_json({"recoded": source.root_hash})
+
+
+def _write_maps(path: Path, layout: Layout, affines: Affines) -> None:
+    for name, data in affine_files(replace(layout, dtype=np.dtype(np.int8)), affines).items():
         if not (path / name).exists() or (path / name).read_bytes() != data:
             make_folder((path / name).parent)
             write_atomically(path / name, data)

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ def recode(
     max_error: Annotated[
         float, typer.Option(min=0, help="Largest error of a channel: its RMS in units of the channel's σ.")
     ] = 0.05,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Check OUT, and make what is damaged again; to the byte, or not at all.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads; they do not change the result.")] = 2,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -35,24 +38,29 @@ def recode(
     """
     if not int8:
         raise UsageError("say what the numbers are to become: --int8")
-    from amma.featurize.recode import recode_store
+    from amma.featurize.recode import Recoded, recode_store, repair_recoded
     from amma.featurize.store.location import parse_location
     from amma.featurize.store.reader import FeatureStore
+    from amma.featurize.store.repair import Repair
 
     with ExitStack() as stack:
         source = stack.enter_context(FeatureStore(parse_location(store)))
-        recoded = recode_store(
-            source,
-            out,
-            like=None if like is None else stack.enter_context(FeatureStore(parse_location(like))),
-            max_error=max_error,
-            dry_run=dry_run,
-            threads=threads,
-            show=lambda label, total: progress(label, total, unit="rows"),
-        )
+        common: dict[str, Any] = {
+            "like": None if like is None else stack.enter_context(FeatureStore(parse_location(like))),
+            "dry_run": dry_run,
+            "threads": threads,
+            "show": lambda label, total: progress(label, total),
+        }
+        done: Recoded | Repair
+        if repair:
+            done = repair_recoded(source, out, **common)
+        else:
+            done = recode_store(source, out, max_error=max_error, **common)
     if as_json:
-        print_json(recoded.as_json())
+        print_json(done.as_json())
     else:
-        typer.echo("\n".join(recoded.lines()))
+        typer.echo("\n".join(done.lines()))
     if dry_run:
         say(f"dry run: nothing was written to {out}")
+    if isinstance(done, Repair) and not done.is_whole:
+        raise typer.Exit(1)

@@ -250,6 +250,30 @@ def test_scales_that_were_changed_are_never_used(store: Path, memory_folder: Pat
     assert verify_store(out).root == verify_store(kept).root
 
 
+def test_what_is_damaged_is_made_again_from_the_source(
+    store: Path, memory_folder: Path, tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = memory_folder / "int8.zarr"
+    recode(store, out)
+    intact = tree(out)
+    damaged = ("seq/features/c/0/0", "str/scale/c/0", "func/error/c/0", "index.bin", "units/00000002.safetensors")
+    for name in damaged:
+        data = bytearray((out / name).read_bytes())
+        data[3] ^= 8
+        (out / name).write_bytes(data)
+    (out / "ledger/00000003.json").unlink()
+    (out / "plan.json").unlink()
+    broken = tree(out)
+    command = ["recode", str(store), str(out), "--int8", "--repair"]
+    assert app([*command, "--dry-run"], standalone_mode=False) == 1
+    assert tree(out) == broken
+    assert not app(command, standalone_mode=False)
+    assert tree(out) == intact
+    capsys.readouterr()
+    app(command, standalone_mode=False)
+    assert "nothing to repair" in capsys.readouterr().out
+
+
 def test_stores_with_the_scales_of_one_are_read_as_one(
     store: Path, memory_folder: Path, random_proteins: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
