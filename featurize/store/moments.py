@@ -1,6 +1,6 @@
-"""Count, sum and M2 of every channel, in float64, merged exactly enough to compare stores.
+"""Count, sum and M2 of every channel, merged in float64.
 
-Legend: R rows, D channels.
+Legend: R rows, D channels, B blocks of rows.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Real
 
-_BLOCK = 1024
-_CHANNELS = 256
+_BLOCK = 64
+"""Rows; few enough to stay in a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +48,32 @@ def no_rows(width: int) -> ChannelMoments:
 
 
 def moments_of(features_RD: Real[np.ndarray, "R D"], present_R: Bool[np.ndarray, " R"]) -> ChannelMoments:
-    """Moments of the rows that are present, in blocks of a fixed size so that equal rows give equal bits."""
-    # Channels do not meet: a few at a time give the same bits, and their float64 copy stays in the processor's cache.
-    channels = range(0, features_RD.shape[1], _CHANNELS)
-    parts = [_moments_of(features_RD[:, begin : begin + _CHANNELS], present_R) for begin in channels]
-    if len(parts) < 2:
-        return parts[0] if parts else no_rows(0)
-    total, m2 = (np.concatenate([getattr(part, name) for part in parts]) for name in ("total", "m2"))
-    return ChannelMoments(parts[0].count, total, m2)
+    """Moments of the rows that are present, in blocks of a fixed size so that equal rows give equal bits.
 
+    Within a block of 64 rows in float32, about the block's own mean; over blocks in float64.
+    """
+    import torch  # turns float16 into float32 some fifteen times as fast as numpy 2.4 does
 
-def _moments_of(features_RD: Real[np.ndarray, "R D"], present_R: Bool[np.ndarray, " R"]) -> ChannelMoments:
-    result = no_rows(features_RD.shape[1])
-    for begin in range(0, len(features_RD), _BLOCK):
-        block = features_RD[begin : begin + _BLOCK][present_R[begin : begin + _BLOCK]].astype(np.float64)
-        if len(block):
-            total = block.sum(axis=0)
-            block -= total / len(block)
-            result = result.merged(ChannelMoments(len(block), total, np.einsum("rd,rd->d", block, block)))
-    return result
+    counts, totals, squares = [], [], []
+    with torch.inference_mode():
+        for begin in range(0, len(features_RD), _BLOCK):
+            rows = slice(begin, begin + _BLOCK)
+            here_R = present_R[rows]
+            block_RD = features_RD[rows] if here_R.all() else features_RD[rows][here_R]
+            if not len(block_RD):
+                continue
+            # A copy, also of float32: it is changed below.
+            value_RD = torch.from_numpy(block_RD).to(torch.float32, copy=True)
+            total_D = value_RD.sum(0)
+            value_RD.sub_(total_D / len(block_RD))
+            counts.append(len(block_RD))
+            totals.append(total_D.numpy())
+            squares.append(value_RD.mul_(value_RD).sum(0).numpy())
+    if not counts:
+        return no_rows(features_RD.shape[1])
+    count_B1 = np.array(counts, dtype=np.float64)[:, None]
+    total_BD = np.array(totals, dtype=np.float64)
+    total_D = total_BD.sum(axis=0)
+    count = sum(counts)
+    between_D = (count_B1 * (total_BD / count_B1 - total_D / count) ** 2).sum(axis=0)
+    return ChannelMoments(count, total_D, np.array(squares, dtype=np.float64).sum(axis=0) + between_D)

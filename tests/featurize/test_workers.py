@@ -378,13 +378,15 @@ def test_a_scheduler_that_dies_ends_the_run_in_one_line_and_another_goes_on(
         time.sleep(0.05)
     watcher = threading.Thread(target=kill_after_the_first)
     watcher.start()
-    crew = Crew(scheduler=str(memory_folder / "f.json"), connect_seconds=3.0)
-    with pytest.raises(StoreError) as caught:
-        featurize(store=store, **crewed(crew, manifest, seconds=0.1))
-    watcher.join()
-    hired.kill()
-    hired.wait()
-    scheduler.wait()
+    crew = Crew(scheduler=str(memory_folder / "f.json"), connect_seconds=20.0)
+    try:
+        with pytest.raises(StoreError) as caught:
+            featurize(store=store, **crewed(crew, manifest, seconds=0.1))
+    finally:
+        watcher.join()
+        for process in (hired, scheduler):
+            process.kill()
+            process.wait()
     assert caught.value.code == "E_CLUSTER"
     assert "What is committed is safe" in str(caught.value)
     assert committed_units(store)
