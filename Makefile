@@ -66,10 +66,16 @@ test: $(READY) ## Run the tests (offline, no GPU)
 test-slow: $(READY) ## Run the tests that take minutes
 	$(BIN)/pytest -q -n auto --dist loadfile -m slow
 
-bench: $(READY) ## Time the whole way on a synthetic proteome
+# `make torchdrug` first, or GearNet stands without its peer.
+bench: $(READY) ## Measure: the whole way, the encoders, the store beside its peers (a quarter of an hour)
+	$(BIN)/pip install --quiet --constraint .venv/constraints.txt '.[bench]'
 	rm -rf $(DEMO)/bench $(DEMO)/bench-data
 	$(BIN)/amma-manifest toy $(DEMO)/bench-data --proteins 240 --seed 1
 	$(BIN)/python benchmarks/whole_way.py $(DEMO)/bench-data $(DEMO)/bench
+	$(BIN)/python benchmarks/encoders.py
+	$(BIN)/python benchmarks/store_reads.py --folder $(DEMO)/bench-data
+	$(BIN)/python benchmarks/store_writes.py $(DEMO)/bench-data
+	$(BIN)/python benchmarks/index.py
 
 check: $(READY) ## Format, lint and types
 	$(BIN)/ruff format --check .

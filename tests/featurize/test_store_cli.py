@@ -79,12 +79,12 @@ def test_run_then_status_verify_and_inspect(
         assert (part["proteins"], part["rows"], part["length"]["max"]) == (len(lengths), lengths.sum(), lengths.max())
         stacked = [value for matrix in rows for value in matrix.astype("f8").tolist()]
         means = [sum(channel) / len(stacked) for channel in zip(*stacked, strict=True)]
-        assert part["channel_mean"]["max"] == pytest.approx(max(means), abs=1e-12)
+        assert part["channel_mean"]["max"] == pytest.approx(max(means), abs=1e-6)
         sigmas = [
             (sum((value - mean) ** 2 for value in channel) / len(stacked)) ** 0.5
             for channel, mean in zip(zip(*stacked, strict=True), means, strict=True)
         ]
-        assert part["channel_sigma"]["min"] == pytest.approx(min(sigmas), rel=1e-9)
+        assert part["channel_sigma"]["min"] == pytest.approx(min(sigmas), rel=1e-6)
     code, out, _ = amma_featurize("inspect", store)
     assert "random encoders" in out
 
