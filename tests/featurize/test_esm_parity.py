@@ -1,6 +1,9 @@
 """At full width, packed features are those of fair-esm's own padded forward, on real proteins."""
 
-from collections.abc import Sequence
+import ctypes
+import gc
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,15 @@ def make_case(shape: str, layers: int, sequences: Sequence[str]) -> Case:
     # Not in the order of their lengths: the encoder is not to rely on it.
     shuffled = np.random.default_rng(0).permutation(len(ordered)).tolist()
     return Case(model, [proteins[row] for row in shuffled], [reference[row] for row in shuffled])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _give_memory_back() -> Iterator[None]:
+    """Leave no gigabytes to this process: the tests that come after fork it hundreds of times."""
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="module")
