@@ -68,7 +68,8 @@ class LocalFiles:
 
     def _opened(self, name: str) -> io.FileIO:
         try:
-            return io.FileIO(os.open(self.folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
+            return io.FileIO(os.open(self.folder / name, flags), "rb")
         except OSError as error:
             raise CorruptStoreError(
                 f"{self.folder / name}: cannot be read ({error.strerror}); a store's files are plain files. "

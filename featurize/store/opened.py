@@ -66,6 +66,16 @@ class _Handle:
         self.readers = 0
         self.evicted = False
 
+    def close(self) -> None:
+        """Close the file; again does nothing."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        """A store that is let go without `close` keeps no files open, as with Python's own files."""
+        self.close()
+
 
 class OpenShards:
     """Read rows of flat shard files with `preadv`, which needs no file position and so no lock.
@@ -172,7 +182,7 @@ class OpenShards:
                 for handle in borrowed.values():
                     handle.readers -= 1
                     if handle.evicted and not handle.readers:
-                        os.close(handle.descriptor)
+                        handle.close()
 
     def _keep(self, key: tuple[str, int], opened: _Handle) -> _Handle:
         with self._lock:
@@ -182,18 +192,20 @@ class OpenShards:
                 while len(self._open) > self._max_open:
                     self._evict(self._open.popitem(last=False)[1])
             else:  # another thread was first
-                os.close(opened.descriptor)
+                opened.close()
             handle.readers += 1
             return handle
 
     def _evict(self, handle: _Handle) -> None:
         handle.evicted = True
         if not handle.readers:
-            os.close(handle.descriptor)
+            handle.close()
 
     def _checked_open(self, place: Place) -> _Handle:
         try:
-            descriptor = os.open(self._store / self._name(place), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(
+                self._store / self._name(place), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
         except OSError as error:
             raise self._corrupt(place, f"cannot be opened ({error.strerror})") from error
         try:

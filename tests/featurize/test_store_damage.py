@@ -103,14 +103,14 @@ def is_shard(name: str) -> bool:
 
 def hit_by_reading(path: Path) -> set[str]:
     """The ids that our reader names when it refuses."""
-    opened = FeatureStore(path)
     hit = set()
-    for modality in MODALITIES:
-        for row in np.flatnonzero(opened.present(modality)).tolist():
-            try:
-                opened.read(modality, row)
-            except CorruptStoreError as error:
-                hit |= {id for id in opened.ids if repr(id) in str(error)}
+    with FeatureStore(path) as opened:
+        for modality in MODALITIES:
+            for row in np.flatnonzero(opened.present(modality)).tolist():
+                try:
+                    opened.read(modality, row)
+                except CorruptStoreError as error:
+                    hit |= {id for id in opened.ids if repr(id) in str(error)}
     return hit
 
 

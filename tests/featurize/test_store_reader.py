@@ -1,5 +1,6 @@
 """Many proteins a call: the same numbers and the same checks, whatever the arrays are stored in."""
 
+import gc
 import logging
 import os
 import shutil
@@ -302,3 +303,11 @@ def test_ranges_of_files_are_the_same_from_a_folder_and_from_blocks(
             files.read("nothing")
         files.close()
         assert files.read_range("index.bin", 0, 8)
+
+
+def test_a_store_that_is_let_go_without_a_word_keeps_no_file_open(store: Path) -> None:
+    before = num_open_files()
+    for _ in range(20):
+        everything(FeatureStore(store))
+    gc.collect()
+    assert num_open_files() < before + 10
