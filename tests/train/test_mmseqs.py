@@ -127,7 +127,13 @@ def test_no_process_and_no_file_outlives_an_interruption(tmp_path: Path, scratch
     )
     started = tmp_path / "started"
     environment = {**os.environ, "STARTED": str(started), "TMPDIR": str(scratch)}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        # Where tests run in the background, SIGINT is ignored, and so it would be by what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
