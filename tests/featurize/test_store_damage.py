@@ -448,14 +448,6 @@ def test_a_newer_major_version_is_refused_and_a_newer_minor_one_is_read(store: P
     FeatureStore(store).read(Modality.SEQ, 0)
 
 
-def test_something_else_is_not_a_store(memory_folder: Path) -> None:
-    for use in (FeatureStore, verify_store):
-        with pytest.raises(StoreError, match="not a feature store"):
-            use(memory_folder)
-        with pytest.raises(StoreError, match="not a feature store"):
-            use(memory_folder / "nowhere")
-
-
 def test_a_file_cut_while_it_is_open_is_refused(store: Path) -> None:
     opened = FeatureStore(store)
     opened.read(Modality.SEQ, 0)
@@ -467,31 +459,3 @@ def test_a_file_cut_while_it_is_open_is_refused(store: Path) -> None:
     opened._shards = OpenShards(store, opened.layout)
     with pytest.raises(CorruptStoreError, match="is not a shard of this store"):
         opened.read(Modality.SEQ, 0)
-
-
-@pytest.mark.parametrize("place", [0, 1001, -1, -70, None])
-def test_a_disk_that_gives_back_other_bytes_stops_the_run_and_nothing_is_in_place(
-    memory_folder: Path,
-    random_proteins: Callable[..., list[ProteinArrays]],
-    monkeypatch: pytest.MonkeyPatch,
-    place: int | None,
-) -> None:
-    fsync = os.fsync
-
-    def lying(descriptor: int) -> None:
-        fsync(descriptor)
-        path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        if path.name == "0.tmp" and "str/features" in str(path):
-            data = bytearray(path.read_bytes())
-            if place is None:
-                data += b"x"
-            else:
-                data[place] ^= 1
-            path.write_bytes(data)
-
-    monkeypatch.setattr(os, "fsync", lying)
-    path = memory_folder / "s.zarr"
-    with pytest.raises(CorruptStoreError, match=r"str/features/c/0/0\.tmp: reads back other than it was written"):
-        write_store(path, random_proteins(9), widths=WIDTHS, settings=SMALL, fingerprint={}, random_weights=True)
-    assert not (path / "str/features/c/0/0").exists()
-    assert not list((path / "ledger").iterdir())
