@@ -64,7 +64,7 @@ test: $(READY) ## Run the tests (offline, no GPU)
 	$(BIN)/pytest -q -n auto --dist loadfile
 
 test-slow: $(READY) ## Run the tests that take minutes
-	$(BIN)/pytest -q -n auto --dist loadfile -m slow
+	$(BIN)/pytest -v -n auto --dist loadfile -m slow --durations 20
 
 # `make torchdrug` first, or GearNet stands without its peer.
 bench: $(READY) ## Measure: the whole way, the encoders, the store beside its peers (a quarter of an hour)
