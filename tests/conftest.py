@@ -4,6 +4,7 @@ import errno
 import itertools
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
@@ -104,6 +105,8 @@ class Children:
     KILLED = -signal.SIGKILL
     DISK_FULL = 28
     """Exit code of a child that ended with `E_DISK`."""
+    PATIENCE = 300
+    """Seconds after which a child is taken to hang."""
 
     def start(self, action: Callable[[], object]) -> int:
         """Fork; gives the id of the child, which exits with 0, or 1 after an exception."""
@@ -122,7 +125,14 @@ class Children:
             os._exit(code)
 
     def wait(self, child: int) -> int:
-        """The exit code of a child; minus the number of the signal that ended it."""
+        """The exit code of a child; minus the number of the signal that ended it. One that hangs is killed."""
+        if hasattr(os, "pidfd_open"):
+            watched = os.pidfd_open(child)
+            if not select.select([watched], [], [], self.PATIENCE)[0]:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                pytest.fail(f"a child was still at work after {self.PATIENCE} s")
+            os.close(watched)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     def run_to_operation(
