@@ -12,7 +12,8 @@ from jaxtyping import Float32
 
 from amma.evaluate.metrics import aupr, fmax
 from amma.evaluate.tasks import Split, Task
-from amma.train.model.amma import AMMA
+from amma.train.model.family import make_model
+from amma.train.model.fusion import FusionModel
 from amma.train.run.checkpoint import LoadedModel
 
 
@@ -22,17 +23,17 @@ def label_frequency(task: Task, split: Split) -> Float32[np.ndarray, "N K"]:
     return np.tile(frequency_K, (len(split.ids), 1))
 
 
-def untrained_models(trained: LoadedModel) -> Callable[[int], AMMA]:
+def untrained_models(trained: LoadedModel) -> Callable[[int], FusionModel]:
     """For each seed a model of the same shape with fresh weights and the trained one's standardisation.
 
     It tells what pretraining has taught from what the encoders' features and the architecture give anyway.
     """
 
-    def fresh(seed: int) -> AMMA:
+    def fresh(seed: int) -> FusionModel:
         device = next(trained.model.parameters()).device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = AMMA(trained.model.config, trained.model.widths)
+            model = make_model(trained.model.config, trained.model.widths)
         model.standardiser.load_state_dict(trained.model.standardiser.state_dict())
         return model.to(device).eval()
 

@@ -24,13 +24,13 @@ from amma.evaluate.tasks import Split, Task
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import LossError
 from amma.manifests.table import Modality
-from amma.train.model.amma import AMMA
+from amma.train.model.fusion import FusionModel
 from amma.train.model.masking import generator_for
 
 Vectors = Callable[[Int64[np.ndarray, " B"]], Float[Tensor, "B D"]]
 """From numbers of proteins within a split to their representations."""
 
-Start = AMMA | PooledInputs
+Start = FusionModel | PooledInputs
 """What a head is put on: a model, or features that are given and cannot be tuned (protocol `probe` only)."""
 
 
@@ -180,7 +180,7 @@ def predict(fit: Fit, bench: Bench, split: Split) -> Float32[np.ndarray, "N K"]:
     return _probabilities(_logits(fit.head, bench.vectors(fit.model, split, fit.head.pooling), split, bench))
 
 
-def _tuned_parameters(model: AMMA, tune: Tune | None) -> list[Tensor]:
+def _tuned_parameters(model: FusionModel, tune: Tune | None) -> list[Tensor]:
     """The parameters to tune; all others of `model` get no gradient from now on."""
     if tune is Tune.PAPER:
         parameters: list[Tensor] = [*model.projections[Modality.STR].parameters(), *model.encoder.parameters()]

@@ -17,8 +17,8 @@ from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import UsageError
 from amma.manifests.table import Modality
 from amma.train.data.collate import collate
-from amma.train.model.amma import AMMA
 from amma.train.model.batch import Fused
+from amma.train.model.fusion import FusionModel
 
 
 class AttentionPooling(nn.Module):
@@ -64,7 +64,7 @@ def read_out(fused: Fused, readout: Readout, pooling: AttentionPooling | None = 
     return pooled_BD
 
 
-def check_readout(model: AMMA, readout: Readout) -> None:
+def check_readout(model: FusionModel, readout: Readout) -> None:
     """Raise `UsageError` if the model has nothing to be read out so."""
     if readout is Readout.GLOBAL and model.global_token is None:
         raise UsageError(
@@ -74,7 +74,7 @@ def check_readout(model: AMMA, readout: Readout) -> None:
 
 
 def represent(
-    model: AMMA,
+    model: FusionModel,
     store: FeatureStore,
     proteins: Int64[np.ndarray, " B"],
     readout: Readout,

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor
 
 from amma.manifests.table import MODALITIES, Modality
-from amma.train.model.amma import AMMA, count_parameters
+from amma.train.model.amma import AMMA
 from amma.train.model.batch import PackedBatch, Tokens, pack
 from amma.train.model.config import PRESETS, ModelConfig
+from amma.train.model.family import count_parameters
 from amma.train.model.masking import draw_batch, generator_for
-from amma.train.model.objective import Reconstruction
+from amma.train.model.reconstruction import Reconstruction
 from amma.train.model.standardise import Moments
 
 SEQ, STR, FUNC = Modality

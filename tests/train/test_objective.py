@@ -8,7 +8,7 @@ from amma.train.model.amma import AMMA
 from amma.train.model.batch import PackedBatch, pack
 from amma.train.model.config import ModelConfig, ObjectiveConfig
 from amma.train.model.masking import generator_for
-from amma.train.model.objective import Reconstruction
+from amma.train.model.reconstruction import Reconstruction
 from amma.train.model.standardise import Moments
 
 SEQ, STR, FUNC = Modality

@@ -10,7 +10,8 @@ import torch
 from amma.manifests.table import Modality
 from amma.train.cli import main
 from amma.train.data.training_set import prepare_training_set
-from amma.train.model.amma import AMMA, count_parameters
+from amma.train.model.amma import AMMA
+from amma.train.model.family import count_parameters
 from amma.train.run.config import RunConfig
 from amma.train.run.log import read_log
 from amma.train.run.loop import pretrain

@@ -12,7 +12,7 @@ from amma.train.data.streams import NUMBERS, STREAMS, Draw, Portion
 from amma.train.data.training_set import VALIDATION_EPOCH, prepare_training_set
 from amma.train.model.batch import PackedBatch, pack
 from amma.train.model.masking import draw_batch, draw_visible, generator_for
-from amma.train.model.objective import Reconstruction
+from amma.train.model.reconstruction import Reconstruction
 from amma.train.run.checkpoint import Checkpoints, load_model
 from amma.train.run.config import RunConfig
 from amma.train.run.log import read_log

@@ -14,20 +14,16 @@ Shapes: B proteins, T tokens of one modality, V visible ones, D fusion width, W 
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 
 from amma.manifests.table import MODALITIES, Modality
-from amma.train.model.batch import Fused, PackedBatch, Tokens
+from amma.train.model.batch import Fused, PackedBatch, Tokens, Visible
 from amma.train.model.config import Family, ModelConfig
+from amma.train.model.fusion import FusionModel
 from amma.train.model.positions import sincos
-from amma.train.model.standardise import Standardiser
 from amma.train.model.tokens import Joint, join, residue_rows, select
 from amma.train.model.transformer import Transformer, xavier_linear
-
-Visible = Mapping[Modality, Bool[Tensor, " _T"]]
-"""For each modality, True where the fusion encoder sees a token; best kept in host memory, like offsets."""
 
 SEQ, STR, FUNC = MODALITIES
 
@@ -37,20 +33,6 @@ DECODER_SOURCES: dict[Family, dict[Modality, tuple[Modality, ...]]] = {
     "no-auxiliary": {SEQ: (SEQ,), STR: (SEQ,), FUNC: (SEQ,)},  # Eq. 17
 }
 """What each decoder sees. A source that a batch lacks is left out."""
-
-
-class Projection(nn.Module):
-    """Two fully connected layers, features → hidden → D, with a GELU between them."""
-
-    def __init__(self, num_features: int, hidden: int, width: int) -> None:
-        super().__init__()
-        self.first = xavier_linear(num_features, hidden)
-        self.second = xavier_linear(hidden, width)
-
-    def forward(self, features_VF: Float[Tensor, "V F"]) -> Float[Tensor, "V D"]:
-        """Project each token by itself: a hidden token has no part in it."""
-        projected_VD: Tensor = self.second(gelu(self.first(features_VF)))
-        return projected_VD
 
 
 class Decoder(nn.Module):
@@ -76,25 +58,14 @@ class Decoder(nn.Module):
         return features_TF
 
 
-class AMMA(nn.Module):
-    """The masked autoencoder over cached features.
+class AMMA(FusionModel):
+    """The masked autoencoder over cached features."""
 
-    `widths` are the feature widths of the modalities in the store. The statistics in `standardiser` are those of
-    the pretraining split; they are part of the state and go wherever the weights go.
-    """
+    per_token = True
 
     def __init__(self, config: ModelConfig, widths: Mapping[Modality, int]) -> None:
-        super().__init__()
-        self.config = config
-        self.widths = {modality: widths[modality] for modality in MODALITIES if modality in widths}
+        super().__init__(config, widths)
         self.sources = DECODER_SOURCES[config.family]
-        self.standardiser = Standardiser(self.widths)
-        self.projections = nn.ModuleDict(
-            {
-                modality: Projection(width, config.projection_hidden or config.width, config.width)
-                for modality, width in self.widths.items()
-            }
-        )
         self.embeddings = self._vectors(config.width, wanted=config.modality_vectors)
         self.encoder = Transformer(config.num_fusion_layers, config.width, config.num_heads, config.ffn)
         seen = {source for target in self.widths for source in self.sources[target]}
@@ -232,11 +203,3 @@ class AMMA(nn.Module):
 
 def _vector(width: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(width) * 0.02)
-
-
-def count_parameters(config: ModelConfig, widths: Mapping[Modality, int]) -> int:
-    """Parameters of a model, without its modality embeddings and tokens; no memory is taken for it."""
-    with torch.device("meta"):
-        model = AMMA(config, widths)
-    uncounted = {id(parameter) for parameter in model.uncounted_parameters()}
-    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in uncounted)

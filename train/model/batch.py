@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from amma.manifests.table import MODALITIES, Modality
+
+Visible = Mapping[Modality, Bool[Tensor, " _T"]]
+"""For each modality, True where the fusion encoder sees a token; best kept in host memory, like offsets."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ class PackedBatch:
 class Fused:
     """What the fusion encoder gives: its output at the visible tokens, sorted back into modalities.
 
-    `global_BD` is its output at each protein's global token; None if the model has no such token.
+    A model that is not `per_token` gives one token for each protein and modality instead, at position 0. `global_BD`
+    is the output at each protein's global token; None if the model has no such token.
     """
 
     ids: tuple[str, ...]

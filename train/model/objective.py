@@ -1,113 +1,110 @@
-"""The reconstruction loss: squared errors and how many numbers they were summed over, kept apart.
+"""What a model is trained for: sums of errors by term, and how many things each was summed over, kept apart.
 
 A step may be several batches on several devices. So nothing is averaged here: the caller adds up the counts of the
 whole step, and divides each batch's sums by them.
-
-Shapes: T tokens of one modality, F width of its features.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float32
 from torch import Tensor
 
 from amma.manifests.table import Modality
-from amma.train.model.amma import AMMA, Visible
-from amma.train.model.batch import PackedBatch
+from amma.train.model.batch import PackedBatch, Visible
 from amma.train.model.config import ObjectiveConfig
+from amma.train.model.fusion import FusionModel
+
+Gather = Callable[[Tensor], tuple[Tensor, int]]
+"""From the rows of this rank to those of all ranks, in the order of ranks, and how many of them lie before its own.
+
+It must carry gradients back to the ranks that the rows came from, summed over the ranks that used them; numbers of
+rows may differ. Whole numbers are gathered as well, without gradient.
+"""
+
+
+def alone(rows: Tensor) -> tuple[Tensor, int]:
+    """The `Gather` of a run that has one rank."""
+    return rows, 0
 
 
 @dataclass(frozen=True)
 class ErrorSum:
-    """Squared errors summed over `count` numbers (tokens × live channels)."""
+    """Errors summed over `count` things: squared ones over numbers (tokens × live channels), or one a protein."""
 
     total: Float32[Tensor, ""]
     count: int
 
     @property
     def mean(self) -> float:
-        """The mean squared error; 0 where nothing was counted. Waits for the device."""
+        """The mean error; 0 where nothing was counted. Waits for the device."""
         return float(self.total.detach()) / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The errors of one batch, by modality; `trained` carries the gradient, the other two are for the log."""
+    """The errors of one batch by term; `trained` carries the gradient, all others are for the log.
 
-    trained: dict[Modality, ErrorSum]
-    hidden: dict[Modality, ErrorSum]
-    visible: dict[Modality, ErrorSum]
+    Terms are modalities where something is rebuilt, and have names of their own elsewhere. `hidden` and `visible` are
+    what is rebuilt of tokens that the encoder did not see and that it saw; `chance` is the error of knowing nothing,
+    where it depends on the batch.
+    """
 
-    def total(self, counts: Mapping[Modality, int] | None = None) -> Float32[Tensor, ""]:
-        """Σ over modalities of sum / count (Eq. 4); a modality without counted tokens adds 0.
+    trained: dict[str, ErrorSum]
+    hidden: dict[str, ErrorSum] = field(default_factory=dict)
+    visible: dict[str, ErrorSum] = field(default_factory=dict)
+    chance: dict[str, ErrorSum] = field(default_factory=dict)
+
+    def total(self, counts: Mapping[str, int] | None = None) -> Float32[Tensor, ""]:
+        """Σ over terms of sum / count (Eq. 4, 16); a term without anything counted adds 0.
 
         `counts` are those of the whole step, over its batches and ranks; by default this batch is all there is.
         """
         terms = [
-            error.total / max(error.count if counts is None else counts[modality], 1)
-            for modality, error in self.trained.items()
+            error.total / max(error.count if counts is None else counts[term], 1)
+            for term, error in self.trained.items()
         ]
         return torch.stack(terms).sum()
 
 
-class Reconstruction:
-    """Rebuild all tokens of all modalities from the visible ones."""
+class Objective(ABC):
+    """A loss of one kind, for the models it fits; `amma.train.model.family` says which those are.
 
-    def __init__(self, config: ObjectiveConfig | None = None) -> None:
+    `gather` brings together what lies on several ranks, for an objective whose loss is over the whole batch; it is
+    called in training mode only, the same number of times on every rank.
+    """
+
+    adds_up: ClassVar[bool]
+    """True if the loss of a batch is the sum of its parts' losses, given the counts of the whole: only then may a step
+    be taken in micro-batches."""
+    masked: ClassVar[bool]
+    """True if it hides tokens from the encoder; else all are visible, and no masks are drawn."""
+
+    def __init__(self, config: ObjectiveConfig | None = None, gather: Gather = alone) -> None:
         self.config = config or ObjectiveConfig()
+        self._gather = gather
 
-    def counts(self, model: AMMA, batch: PackedBatch, visible: Visible) -> dict[Modality, int]:
-        """The counts that `__call__` will give, known before any work is done."""
-        return {
-            modality: self._num_counted(visible[modality]) * model.standardiser.num_live(modality)
-            for modality in batch.modalities
-        }
+    @abstractmethod
+    def counts(self, model: FusionModel, batch: PackedBatch, visible: Visible) -> dict[str, int]:
+        """The counts that `__call__` will give for this batch, known before any work is done."""
 
-    def __call__(self, model: AMMA, batch: PackedBatch, visible: Visible) -> Losses:
-        """Run the model and sum its errors."""
-        return self.errors(model, batch, visible, model(batch, visible))
+    @abstractmethod
+    def __call__(self, model: FusionModel, batch: PackedBatch, visible: Visible) -> Losses:
+        """Run the model and sum its errors; summed over ranks, `total` of the summed counts is the step's loss."""
 
-    def of_the_mean(self, model: AMMA, batch: PackedBatch, visible: Visible) -> Losses:
-        """The errors of predicting every channel's mean over the training split: what a model must beat."""
-        zeros = {m: torch.zeros_like(tokens.features_TD) for m, tokens in batch.tokens.items()}
-        return self.errors(model, batch, visible, zeros)
+    def of_the_mean(self, model: FusionModel, batch: PackedBatch, visible: Visible) -> Losses:
+        """The errors of predicting every channel's mean; without terms where nothing is rebuilt."""
+        return Losses({})
 
     def errors(
-        self, model: AMMA, batch: PackedBatch, visible: Visible, rebuilt: Mapping[Modality, Float[Tensor, "_T _F"]]
+        self, model: FusionModel, batch: PackedBatch, visible: Visible, rebuilt: Mapping[Modality, Tensor]
     ) -> Losses:
-        """The errors of any reconstruction, given in standardised units."""
-        trained, hidden, seen = {}, {}, {}
-        for modality in batch.modalities:
-            error_T = self._token_errors(model, modality, batch.tokens[modality].features_TD, rebuilt[modality])
-            num_live = model.standardiser.num_live(modality)
-            visible_T = visible[modality].to(error_T.device, non_blocking=True)
-            num_visible = int(visible[modality].sum())
-            num_hidden = len(error_T) - num_visible
-            hidden_sum = (error_T * ~visible_T).sum()
-            # Each sum over its own tokens: the difference of two large sums would not be one of small errors.
-            whole = error_T.sum() if self.config.loss_on == "all" else hidden_sum
-            trained[modality] = ErrorSum(whole, self._num_counted(visible[modality]) * num_live)
-            hidden[modality] = ErrorSum(hidden_sum.detach(), num_hidden * num_live)
-            seen[modality] = ErrorSum((error_T.detach() * visible_T).sum(), num_visible * num_live)
-        return Losses(trained, hidden, seen)
+        """The errors of any reconstruction, given in standardised units; without terms where nothing is rebuilt."""
+        return Losses({})
 
-    def _num_counted(self, visible_T: Bool[Tensor, " T"]) -> int:
-        return len(visible_T) - (int(visible_T.sum()) if self.config.loss_on == "hidden" else 0)
-
-    def _token_errors(
-        self, model: AMMA, modality: Modality, features_TF: Float[Tensor, "T F"], rebuilt_TF: Float[Tensor, "T F"]
-    ) -> Float32[Tensor, " T"]:
-        """Squared error of each token, summed over live channels.
-
-        The model speaks in standardised units. An error on the encoders' own scale is that error times the scale:
-        the same loss as a head that predicts raw features would have, without its bad conditioning.
-        """
-        standardiser = model.standardiser
-        weight_F = standardiser.live(modality).float()
-        if self.config.targets == "raw":
-            weight_F = weight_F * standardiser.scale(modality)
-        difference_TF = (rebuilt_TF.float() - standardiser(modality, features_TF)) * weight_F
-        error_T: Tensor = difference_TF.square().sum(dim=1)
-        return error_T
+    def expected(self, model: FusionModel) -> dict[Modality, float]:
+        """The error that predicting the mean has on the training split, by modality, where something is rebuilt."""
+        return {}

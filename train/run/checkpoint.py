@@ -34,8 +34,9 @@ from amma.manifests.files import (
 from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import Modality
 from amma.train.data.seen import Seen
-from amma.train.model.amma import AMMA
 from amma.train.model.config import ModelConfig
+from amma.train.model.family import make_model
+from amma.train.model.fusion import FusionModel
 
 Result = TypeVar("Result")
 
@@ -69,7 +70,7 @@ class LoadedModel:
     """
 
     path: Path
-    model: AMMA
+    model: FusionModel
     config: dict[str, Any]
     state: dict[str, Any]
     store_fingerprint: dict[str, Any]
@@ -249,7 +250,7 @@ def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:
     state = read_state(folder, files=(MODEL, SEEN))
     config = state["config"]
     widths = {Modality(name): width for name, width in state["widths"].items()}
-    model = AMMA(ModelConfig.parse(config["model"], source=str(folder / STATE)), widths)
+    model = make_model(ModelConfig.parse(config["model"], source=str(folder / STATE)), widths)
     model.load_state_dict(load_file(folder / MODEL))
     return LoadedModel(
         path=folder,

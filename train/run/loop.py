@@ -22,8 +22,7 @@ from amma.train.data.packing import Packer
 from amma.train.data.position_profile import PositionProfile, measure_profiles
 from amma.train.data.streams import Portion
 from amma.train.data.training_set import TrainingSet, prepare_training_set
-from amma.train.model.amma import AMMA
-from amma.train.model.objective import Reconstruction
+from amma.train.model.family import make_model, make_objective
 from amma.train.run.arithmetic import arithmetic, find_device, one_thread
 from amma.train.run.checkpoint import PREFIX, Snapshot
 from amma.train.run.clock import Clock
@@ -102,7 +101,7 @@ class Run:
         rate = config.optimizer
         self._schedule = StepDecay(rate.lr, rate.lr_gamma, rate.lr_step_epochs, self._steps_per_epoch)
         torch.manual_seed(config.seed)
-        self._model = AMMA(config.model, training_set.corpus.widths)  # drawn on the host: the same on any device
+        self._model = make_model(config.model, training_set.corpus.widths)  # drawn on the host: the same on any device
         self._step = 0
         self._epochs_closed = 0
         self._saved_step = -1
@@ -269,7 +268,7 @@ class Run:
             with self._loader(self._validation_input, lambda n: validation[n : n + 1], 0, len(validation)) as inputs:
                 result = validate(self._stepper, inputs, self._profiles)
         self._epochs_closed += 1
-        summary = self._tally.summary(self._baseline())
+        summary = self._tally.summary(self._stepper.objective.expected(self._model))
         self._metrics = {"train": summary, "validation": asdict(result) if result else None}
         self._log.write(
             {
@@ -332,7 +331,7 @@ class Run:
         self._stepper = Stepper(
             self._model,
             make_optimizer(self._model, config.optimizer),
-            Reconstruction(config.objective),
+            make_objective(config.model.family, config.objective),
             device=self._device,
             clip=config.optimizer.clip,
             bf16=config.precision == "bf16",
@@ -363,13 +362,6 @@ class Run:
         return prepare_validation(
             self._set.corpus, portion, donor, number, seed=config.seed, mask=config.mask, pack=self._pack
         )
-
-    def _baseline(self) -> dict[Modality, float]:
-        """The error that predicting the mean has on the training split: 1 per channel in standardised units."""
-        if self._config.objective.targets == "standardised":
-            return dict.fromkeys(self._model.widths, 1.0)
-        standardiser = self._model.standardiser
-        return {m: float(standardiser.scale(m)[standardiser.live(m)].square().mean()) for m in self._model.widths}
 
     def _outcome(self) -> Outcome:
         latest = self._folder.checkpoints.pointed("latest")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from amma.train.data.streams import STREAMS, Mix
 from amma.train.data.training_set import TrainingSet, prepare_training_set
-from amma.train.model.amma import AMMA, count_parameters
-from amma.train.model.objective import Reconstruction
+from amma.train.model.family import count_parameters, make_model, make_objective
+from amma.train.model.fusion import FusionModel
 from amma.train.run.arithmetic import arithmetic, find_device
 from amma.train.run.config import RunConfig
 from amma.train.run.optimizer import make_optimizer
@@ -50,7 +50,7 @@ def plan(config: RunConfig, *, measure: int, step_seconds: float | None = None) 
         steps = last_step(epochs=config.epochs, steps_per_epoch=mix.steps_per_epoch, max_steps=config.max_steps)
         widths = training_set.corpus.widths
         with torch.device("meta"):
-            held = sum(parameter.numel() for parameter in AMMA(config.model, widths).parameters())
+            held = sum(parameter.numel() for parameter in make_model(config.model, widths).parameters())
         tokens = _tokens_of_steps(training_set, min(steps, mix.steps_per_epoch, MOST_STEPS_LOOKED_AT))
         measured = _measure(config, training_set, measure) if measure else None
         memory: dict[str, int] = {"weights": 4 * held, "gradients": 4 * held, "adamw": 8 * held}
@@ -114,11 +114,11 @@ def _tokens_of_steps(training_set: TrainingSet, steps: int) -> Int64[np.ndarray,
 def _measure(config: RunConfig, training_set: TrainingSet, steps: int) -> Measured:
     device = find_device(config.device)
     with arithmetic(config.threads, device) as threads:
-        model = AMMA(config.model, training_set.corpus.widths).to(device)
+        model = make_model(config.model, training_set.corpus.widths).to(device)
         stepper = Stepper(
             model,
             make_optimizer(model, config.optimizer),
-            Reconstruction(config.objective),
+            make_objective(config.model.family, config.objective),
             device=device,
             clip=config.optimizer.clip,
             bf16=config.precision == "bf16",
@@ -137,7 +137,7 @@ def _measure(config: RunConfig, training_set: TrainingSet, steps: int) -> Measur
 
 
 @contextmanager
-def _kept_bytes(model: AMMA) -> Iterator[dict[int, int]]:
+def _kept_bytes(model: FusionModel) -> Iterator[dict[int, int]]:
     """The bytes of every storage that the backward pass needs, by address; the model's own tensors are not among them.
 
     Portions of a step are counted together, although each one's memory is free before the next begins.

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from amma.train.data.training_set import prepare_training_set
-from amma.train.model.amma import count_parameters
+from amma.train.model.family import count_parameters
 from amma.train.run.config import RunConfig
 from amma.train.run.folder import read_run, read_split, refuse_foreign_folder
 from amma.train.run.initial import take_over

@@ -7,15 +7,14 @@ import torch
 from torch import Tensor
 
 from amma.manifests.errors import LossError
-from amma.manifests.table import Modality
-from amma.train.model.amma import AMMA
 from amma.train.model.batch import PackedBatch
+from amma.train.model.fusion import FusionModel
 from amma.train.model.masking import Masks
-from amma.train.model.objective import Losses, Reconstruction
+from amma.train.model.objective import Losses, Objective
 from amma.train.run.step_input import StepInput
 from amma.train.run.tally import EpochTally, Part
 
-PARTS: tuple[Part, ...] = ("trained", "hidden", "visible")
+PARTS: tuple[Part, ...] = ("trained", "hidden", "visible", "chance")
 
 
 class StepResult:
@@ -24,7 +23,7 @@ class StepResult:
     On a GPU they are copied while the next step is computed already; asking for them waits for this step only.
     """
 
-    def __init__(self, given: StepInput, values: Tensor, layout: list[tuple[Modality, Part, int]]) -> None:
+    def __init__(self, given: StepInput, values: Tensor, layout: list[tuple[str, Part, int]]) -> None:
         self.given = given
         self._layout = layout
         self._event: torch.cuda.Event | None = None
@@ -54,7 +53,7 @@ class StepNumbers:
     given: StepInput
     loss: float
     gradient_norm: float
-    errors: list[tuple[tuple[Modality, Part, int], float]]
+    errors: list[tuple[tuple[str, Part, int], float]]
 
     @property
     def num_tokens(self) -> int:
@@ -65,8 +64,8 @@ class StepNumbers:
         """Take this step into an epoch's sums."""
         tally.loss_total += self.loss
         tally.counts["steps"] += 1
-        for (modality, part, count), total in self.errors:
-            tally.errors.add(modality, part, total, count)
+        for (term, part, count), total in self.errors:
+            tally.errors.add(term, part, total, count)
         for portion, batch, masks in self.given.portions:
             tally.counts[f"stream/{portion.stream}"] += len(portion.draws)
             for modality, tokens in batch.tokens.items():
@@ -111,9 +110,9 @@ class Stepper:
 
     def __init__(
         self,
-        model: AMMA,
+        model: FusionModel,
         optimizer: torch.optim.Optimizer,
-        objective: Reconstruction,
+        objective: Objective,
         *,
         device: torch.device,
         clip: float,
@@ -133,7 +132,7 @@ class Stepper:
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
-        layout: list[tuple[Modality, Part, int]] = []
+        layout: list[tuple[str, Part, int]] = []
         totals: list[Tensor] = []
         for portion, batch, masks in given.portions:
             losses = self.losses(batch, masks)
@@ -142,8 +141,8 @@ class Stepper:
             weighted.backward()  # type: ignore[no-untyped-call]
             loss = loss + weighted.detach()
             for part in PARTS:
-                for modality, error in getattr(losses, part).items():
-                    layout.append((modality, part, error.count))
+                for term, error in getattr(losses, part).items():
+                    layout.append((term, part, error.count))
                     totals.append(error.total.detach())
         norm = self._gradient_norm()
         result = StepResult(given, torch.stack([loss, norm, *totals]), layout)

@@ -9,30 +9,36 @@ from typing import Any, Literal
 
 from amma.manifests.table import MODALITIES, Modality
 
-Part = Literal["trained", "hidden", "visible"]
-"""Tokens that the loss counts, that the encoder did not see, that it saw."""
+Part = Literal["trained", "hidden", "visible", "chance"]
+"""What the loss counts; tokens that the encoder did not see, and that it saw; and the loss of knowing nothing."""
 
 
 class ErrorTally:
-    """Squared errors and over how many numbers they were summed, by modality and part."""
+    """Errors and over how many things they were summed, by term (a modality where something is rebuilt) and part."""
 
     def __init__(self) -> None:
         self._total: defaultdict[str, float] = defaultdict(float)
         self._count: Counter[str] = Counter()
 
-    def add(self, modality: Modality, part: Part, total: float, count: int) -> None:
+    def add(self, term: str, part: Part, total: float, count: int) -> None:
         """Take in the sum of a batch."""
-        self._total[f"{modality}/{part}"] += total
-        self._count[f"{modality}/{part}"] += count
+        self._total[f"{term}/{part}"] += total
+        self._count[f"{term}/{part}"] += count
 
     @property
     def loss(self) -> float:
-        """Σ over modalities of the mean error of the counted tokens, as if all had been one batch."""
-        return sum(self.mean(modality, "trained") or 0.0 for modality in MODALITIES)
+        """Σ over terms of the mean error that is trained on, as if all had been one batch."""
+        return sum(self.terms("trained").values())
 
-    def mean(self, modality: Modality, *parts: Part) -> float | None:
-        """The mean squared error over the named parts; None where there was nothing."""
-        keys = [f"{modality}/{part}" for part in parts]
+    def terms(self, part: Part) -> dict[str, float]:
+        """The mean error of each term in one part; modalities first, in their order."""
+        names = [key.removesuffix(f"/{part}") for key in self._count if key.endswith(f"/{part}")]
+        means = {name: self.mean(name, part) for name in sorted(names, key=_place)}
+        return {name: mean for name, mean in means.items() if mean is not None}
+
+    def mean(self, term: str, *parts: Part) -> float | None:
+        """The mean error over the named parts; None where there was nothing."""
+        keys = [f"{term}/{part}" for part in parts]
         count = sum(self._count[key] for key in keys)
         return sum(self._total[key] for key in keys) / count if count else None
 
@@ -82,6 +88,8 @@ class EpochTally:
         tokens = {str(m): counts[f"tokens/{m}"] for m in MODALITIES if counts[f"proteins/{m}"]}
         return {
             "loss": self.loss_total / counts["steps"] if counts["steps"] else None,
+            "terms": self.errors.terms("trained"),
+            **chance(self.errors),
             "error": self.errors.relative(baseline),
             "drawn": {key.removeprefix("stream/"): n for key, n in sorted(counts.items()) if key.startswith("stream/")},
             "tokens": tokens,
@@ -100,3 +108,14 @@ class EpochTally:
         tally.loss_total = values["loss_total"]
         tally.counts.update(values["counts"])
         return tally
+
+
+def chance(errors: ErrorTally) -> dict[str, dict[str, float]]:
+    """The terms of knowing nothing, under the key `chance`; empty where an objective has none."""
+    terms = errors.terms("chance")
+    return {"chance": terms} if terms else {}
+
+
+def _place(term: str) -> tuple[int, str]:
+    """Modalities in the order used everywhere, then other terms by name."""
+    return (MODALITIES.index(Modality(term)), "") if term in set(MODALITIES) else (len(MODALITIES), term)
