@@ -9,9 +9,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import typer
 
@@ -75,8 +75,16 @@ def exit_for_quarantine(count: int, *, strict: bool) -> None:
         raise typer.Exit(EXIT_QUARANTINED)
 
 
+@runtime_checkable
+class Advance(Protocol):
+    """Moves a progress display on by `n`; a `note` stands beside it until there is another."""
+
+    def __call__(self, n: int, note: str | None = None) -> None:
+        """Move on."""
+
+
 @contextmanager
-def progress(label: str, total: int, *, unit: str = "") -> Iterator[Callable[[int], None]]:
+def progress(label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
     """Give a function that advances a progress display by `n`.
 
     On a terminal a bar with the time left; elsewhere (a log file, a cluster job) a plain line every ten seconds
@@ -87,22 +95,30 @@ def progress(label: str, total: int, *, unit: str = "") -> Iterator[Callable[[in
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda n: bar.advance(task, n)
+        beside = TextColumn("{task.fields[note]}")
+        with Progress(*columns, TimeRemainingColumn(), beside, console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=total, note="")
+
+            def move(n: int, note: str | None = None) -> None:
+                bar.update(task, advance=n, **({} if note is None else {"note": note}))
+
+            yield move
         return
 
     done = 0
+    beside_it = ""
     started = last_line = time.monotonic()
 
     def line() -> str:
         seconds = time.monotonic() - started
         left = f", {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
-        return f"{label}: {done}/{total} {unit} in {seconds:.0f} s{left}".replace("  ", " ")
+        noted = f"; {beside_it}" if beside_it else ""
+        return f"{label}: {done}/{total} {unit} in {seconds:.0f} s{left}{noted}".replace("  ", " ")
 
-    def advance(n: int) -> None:
-        nonlocal done, last_line
+    def advance(n: int, note: str | None = None) -> None:
+        nonlocal done, last_line, beside_it
         done += n
+        beside_it = beside_it if note is None else note
         now = time.monotonic()
         if now - last_line >= 10:
             last_line = now

@@ -122,6 +122,7 @@ def describe(figures: Mapping[str, Any]) -> str:
     recall = ", ".join(
         f"{pair} {np.mean([way['5'] for way in of['recall'].values()]):.2f} (chance {of['chance']['5']:.2f})"
         for pair, of in pairs.items()
+        if of["chance"]["5"] < 1
     )
     rank = ", ".join(f"{modality} {value:.1f}" for modality, value in figures.get("effective_rank", {}).items())
     named = (("CKA", cka), ("recall@5", recall), ("effective rank", rank))

@@ -28,6 +28,12 @@ class Clock:
         """Take in a step."""
         self._tokens += num_tokens
 
+    def note(self) -> str:
+        """In a few words for a progress display: speed and share of waiting since the last lap."""
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        waited = (self._waited_so_far() - self._waited) / seconds
+        return f"{self._tokens / seconds:,.0f} tokens/s, {waited:.1%} waiting for data"
+
     def lap(self) -> dict[str, float]:
         """The figures since the last lap, or since the start."""
         seconds = time.perf_counter() - self._began

@@ -7,6 +7,7 @@ from typing import Any
 
 from amma.manifests.errors import CheckpointError
 from amma.manifests.files import fsync_directory
+from amma.train.run.tensorboard import TensorBoard
 
 
 class RunLog:
@@ -14,10 +15,12 @@ class RunLog:
 
     A line is written whole and at once. `sync` makes the lines so far durable and gives the length to keep in a
     checkpoint. Raises `CheckpointError` if the file is shorter than `keep`: it is then not this run's log.
+    `shown` gets every line too.
     """
 
-    def __init__(self, path: Path, *, keep: int = 0) -> None:
+    def __init__(self, path: Path, *, keep: int = 0, shown: TensorBoard | None = None) -> None:
         self.path = path
+        self._shown = shown
         size = path.stat().st_size if path.exists() else 0
         if size < keep:
             raise CheckpointError(
@@ -43,16 +46,22 @@ class RunLog:
                 "the same command again.",
                 code="E_DISK",
             ) from error
+        if self._shown is not None:
+            self._shown.write(record)
 
     def sync(self) -> int:
         """Make what was written durable; the length in bytes."""
         self._handle.flush()
         os.fsync(self._handle.fileno())
+        if self._shown is not None:
+            self._shown.flush()
         return self._handle.tell()
 
     def close(self) -> None:
         """Close the file."""
         self._handle.close()
+        if self._shown is not None:
+            self._shown.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
