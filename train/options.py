@@ -1,5 +1,11 @@
-"""The options that decide a run, declared once for every command of `amma-train` that takes them."""
+"""The options that decide a run, each declared once: its text, its default, and which setting it gives.
 
+`pretrain` and `plan` take all of them (`amma.train.chosen`); a test holds that every setting of a run has one, and that
+the defaults shown here are those of the settings.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,109 +79,10 @@ class Targets(StrEnum):
     RAW = "raw"
 
 
-# The model.
-PresetName = Annotated[str, typer.Option(help="Model size: paper, paper-text-51m, uniform-768 or tiny.")]
-FamilyName = Annotated[
-    Family,
-    typer.Option(
-        help="asymmetric: structure from sequence and function, function from sequence and structure; symmetric: "
-        "each from itself (Eq. 13); no-auxiliary: all from the sequence (Eq. 17)."
-    ),
-]
-Heads = Annotated[int | None, typer.Option(help="Attention heads of the fusion encoder; the preset's if not given.")]
-DecoderHeads = Annotated[int | None, typer.Option(help="Attention heads of the decoders; the preset's if not given.")]
-ProjectionHidden = Annotated[
-    int | None, typer.Option(metavar="WIDTH", help="Hidden width of the two-layer projections; D if not given.")
-]
-PositionsName = Annotated[
-    Positions, typer.Option(help="Positions in the fusion encoder; the decoders have their own switch.")
-]
-ModalityVectors = Annotated[
-    bool, typer.Option(help="Learned vectors that tell modalities apart, in the encoder and in the decoders.")
-]
-DecoderPositions = Annotated[
-    bool,
-    typer.Option(
-        help="Add positions and modality vectors again before each decoder; without them hidden tokens decode alike."
-    ),
-]
-HiddenTokensName = Annotated[
-    HiddenTokens,
-    typer.Option(help="What decoders get in place of hidden tokens: zeros, or a learned vector for each modality."),
-]
-GlobalToken = Annotated[
-    bool,
-    typer.Option("--global-token", help="Give every protein a learned token in the fusion encoder, always visible."),
-]
-
-# Masks.
-VisibleTokens = Annotated[
-    int | None, typer.Option(help="Tokens of a protein that the encoder sees; the preset's if not given.")
-]
-Alpha = Annotated[
-    str | None, typer.Option(metavar="SEQ,STR,FUNC", help="Dirichlet concentrations of the mask (default 1,2,2).")
-]
-MaxVisibleFraction = Annotated[
-    float | None, typer.Option(help="Largest visible share of a protein and of each modality (default 0.75).")
-]
-ModalityDropout = Annotated[
-    float | None, typer.Option(help="Probability that a modality of a protein is hidden whole (default 0).")
-]
-RoundingName = Annotated[Rounding, typer.Option(help="How Dirichlet shares become whole numbers of visible tokens.")]
-ShortfallName = Annotated[
-    Shortfall,
-    typer.Option(help="Visible tokens that a modality is too short for: shown by the others instead, or lost."),
-]
-
-# Proteins and batches.
-Epochs = Annotated[int, typer.Option(help="How often each protein is seen.")]
-BatchSize = Annotated[int, typer.Option(help="Proteins in a batch.")]
-Seed = Annotated[int, typer.Option(help="Of weights, order, masks and the validation split.")]
-Exclude = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="IDS", help="File of ids, one a line, that training must not see; also under another id. Repeatable."
-    ),
-]
-ValidationFraction = Annotated[
-    float,
-    typer.Option(help="Share of the proteins set aside by sequence cluster; 0: the best checkpoint is the latest."),
-]
-ClustersFile = Annotated[
-    Path | None, typer.Option(metavar="TSV", help="Two columns, id and cluster; else MMseqs2's, else by shared 5-mers.")
-]
-MixingName = Annotated[
-    Mixing, typer.Option(help="interleave: one stream a step; sum: all streams each step, losses added (Eq. 12).")
-]
-Weights = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="STREAM=W",
-        help="Weight of triplet, seq-str or seq-func (default 1): how often its proteins are seen (interleave), or "
-        "the factor of its loss (sum); 0 leaves it out. Repeatable.",
-    ),
-]
-
-# The machine.
-PrecisionName = Annotated[Precision, typer.Option(help="bf16 computes products in bfloat16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's own number if not given.")]
-MaxSteps = Annotated[int | None, typer.Option(help="Stop after so many steps in all.")]
-
-
-def given(**values: Any) -> dict[str, Any]:
-    """The values that were given, as plain ones; None is what was not."""
-    return {
-        name: value.value if isinstance(value, StrEnum) else value
-        for name, value in values.items()
-        if value is not None
-    }
-
-
-def stream_weights(options: list[str] | None) -> dict[str, float]:
+def stream_weights(options: list[str]) -> dict[str, float]:
     """What `--weight STREAM=W` says; raises `UsageError` for an unknown stream or no number."""
     weights: dict[str, float] = {}
-    for option in options or []:
+    for option in options:
         stream, equals, value = option.partition("=")
         try:
             weights[stream] = float(value)
@@ -186,10 +93,8 @@ def stream_weights(options: list[str] | None) -> dict[str, float]:
     return weights
 
 
-def three_numbers(text: str | None) -> list[float] | None:
+def three_numbers(text: str) -> list[float]:
     """What `--alpha` says; raises `UsageError` if it is not three numbers."""
-    if text is None:
-        return None
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
@@ -199,3 +104,209 @@ def three_numbers(text: str | None) -> list[float] | None:
             f"--alpha {text!r}: expected three numbers for sequence, structure and function, such as 1,2,2."
         )
     return numbers
+
+
+@dataclass(frozen=True)
+class Key:
+    """The setting that an option gives, by its dotted name in recipes, and how what was typed is read."""
+
+    name: str
+    read: Callable[[Any], Any] | None = None
+
+
+class RunOptions:
+    """A table: each attribute is an option of the same name, with its default."""
+
+    # Where settings come from.
+    recipe: Annotated[
+        str | None,
+        Key("recipe"),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Settings by a name that `amma-train recipes` lists, or from a TOML file (a run's config.toml). "
+            "Other options replace its values; --exclude adds to them.",
+        ),
+    ] = None
+    preset: Annotated[
+        str, Key("preset"), typer.Option(help="Model size: paper, paper-text-51m, uniform-768 or tiny.")
+    ] = "paper"
+
+    # The model.
+    family: Annotated[
+        Family,
+        Key("model.family"),
+        typer.Option(
+            help="asymmetric: structure from sequence and function, function from sequence and structure; symmetric: "
+            "each from itself (Eq. 13); no-auxiliary: all from the sequence (Eq. 17)."
+        ),
+    ] = Family.ASYMMETRIC
+    width: Annotated[
+        int | None, Key("model.width"), typer.Option(help="D, of the fusion encoder; the preset's if not given.")
+    ] = None
+    ffn: Annotated[int | None, Key("model.ffn"), typer.Option(help="Hidden width of its feed-forward layers.")] = None
+    layers: Annotated[int | None, Key("model.num_fusion_layers"), typer.Option(help="Layers of it.")] = None
+    heads: Annotated[int | None, Key("model.num_heads"), typer.Option(help="Attention heads of it.")] = None
+    decoder_width: Annotated[int | None, Key("model.decoder_width"), typer.Option(help="Width of the decoders.")] = None
+    decoder_ffn: Annotated[
+        int | None, Key("model.decoder_ffn"), typer.Option(help="Hidden width of their feed-forward layers.")
+    ] = None
+    decoder_layers: Annotated[
+        int | None, Key("model.num_decoder_layers"), typer.Option(help="Layers of each decoder.")
+    ] = None
+    decoder_heads: Annotated[
+        int | None, Key("model.num_decoder_heads"), typer.Option(help="Attention heads of the decoders.")
+    ] = None
+    projection_hidden: Annotated[
+        int | None,
+        Key("model.projection_hidden"),
+        typer.Option(metavar="WIDTH", help="Hidden width of the two-layer projections; D if not given."),
+    ] = None
+    positions: Annotated[
+        Positions,
+        Key("model.positions"),
+        typer.Option(help="Positions in the fusion encoder; the decoders have their own switch."),
+    ] = Positions.SINCOS
+    modality_vectors: Annotated[
+        bool,
+        Key("model.modality_vectors"),
+        typer.Option(help="Learned vectors that tell modalities apart, in the encoder and in the decoders."),
+    ] = True
+    decoder_positions: Annotated[
+        bool,
+        Key("model.decoder_positions"),
+        typer.Option(
+            help="Add positions and modality vectors again before each decoder; without them hidden tokens decode "
+            "alike."
+        ),
+    ] = True
+    hidden_tokens: Annotated[
+        HiddenTokens,
+        Key("model.hidden_tokens"),
+        typer.Option(help="What decoders get in place of hidden tokens: zeros, or a learned vector for each modality."),
+    ] = HiddenTokens.ZEROS
+    global_token: Annotated[
+        bool,
+        Key("model.global_token"),
+        typer.Option(help="Give every protein a learned token in the fusion encoder, always visible."),
+    ] = False
+    init_from: Annotated[
+        Path | None,
+        Key("init_from"),
+        typer.Option(metavar="CHECKPOINT", help="Begin with its weights and standardiser; the schedule begins anew."),
+    ] = None
+
+    # Masks and loss.
+    visible_tokens: Annotated[
+        int | None,
+        Key("mask.visible_tokens"),
+        typer.Option(help="Tokens of a protein that the encoder sees; the preset's if not given."),
+    ] = None
+    alpha: Annotated[
+        str,
+        Key("mask.alpha", three_numbers),
+        typer.Option(metavar="SEQ,STR,FUNC", help="Dirichlet concentrations of the mask."),
+    ] = "1,2,2"
+    rounding: Annotated[
+        Rounding,
+        Key("mask.rounding"),
+        typer.Option(help="How Dirichlet shares become whole numbers of visible tokens."),
+    ] = Rounding.LARGEST_REMAINDER
+    shortfall: Annotated[
+        Shortfall,
+        Key("mask.shortfall"),
+        typer.Option(help="Visible tokens that a modality is too short for: shown by the others instead, or lost."),
+    ] = Shortfall.REDISTRIBUTE
+    max_visible_fraction: Annotated[
+        float,
+        Key("mask.max_visible_fraction"),
+        typer.Option(help="Largest visible share of a protein and of each modality."),
+    ] = 0.75
+    modality_dropout: Annotated[
+        float,
+        Key("mask.modality_dropout"),
+        typer.Option(help="Probability that a modality of a protein is hidden whole."),
+    ] = 0.0
+    loss_on: Annotated[LossOn, Key("objective.loss_on"), typer.Option(help="Tokens that the loss counts.")] = LossOn.ALL
+    targets: Annotated[
+        Targets, Key("objective.targets"), typer.Option(help="Scale of the error; raw is the paper's letter.")
+    ] = Targets.STANDARDISED
+
+    # The optimizer.
+    lr: Annotated[float, Key("optimizer.lr"), typer.Option(help="Learning rate of AdamW.")] = 1e-4
+    weight_decay: Annotated[
+        float, Key("optimizer.weight_decay"), typer.Option(help="Weight decay, on matrices only.")
+    ] = 0.05
+    lr_step_epochs: Annotated[
+        int, Key("optimizer.lr_step_epochs"), typer.Option(help="Epochs after which the learning rate drops.")
+    ] = 3
+    lr_gamma: Annotated[
+        float, Key("optimizer.lr_gamma"), typer.Option(help="Factor by which it drops; 1 keeps it.")
+    ] = 0.5
+    clip: Annotated[
+        float, Key("optimizer.clip"), typer.Option(help="Largest norm of the gradient; 0 for no limit.")
+    ] = 1.0
+
+    # Proteins and batches.
+    epochs: Annotated[int, Key("epochs"), typer.Option(help="How often each protein is seen.")] = 10
+    max_steps: Annotated[int | None, Key("max_steps"), typer.Option(help="Stop after so many steps in all.")] = None
+    batch_size: Annotated[int, Key("mix.batch_size"), typer.Option(help="Proteins in a batch.")] = 4
+    seed: Annotated[int, Key("seed"), typer.Option(help="Of weights, order, masks and the validation split.")] = 0
+    exclude: Annotated[
+        list[Path] | None,
+        Key("exclude"),
+        typer.Option(
+            metavar="IDS",
+            help="File of ids, one a line, that training must not see; also under another id. Repeatable.",
+        ),
+    ] = None
+    validation_fraction: Annotated[
+        float,
+        Key("validation_fraction"),
+        typer.Option(help="Share of the proteins set aside by sequence cluster; 0: the best checkpoint is the latest."),
+    ] = 0.05
+    clusters: Annotated[
+        Path | None,
+        Key("clusters"),
+        typer.Option(metavar="TSV", help="Two columns, id and cluster; else MMseqs2's, else by shared 5-mers."),
+    ] = None
+    mixing: Annotated[
+        Mixing,
+        Key("mix.mixing"),
+        typer.Option(help="interleave: one stream a step; sum: all streams each step, losses added (Eq. 12)."),
+    ] = Mixing.INTERLEAVE
+    weight: Annotated[
+        list[str] | None,
+        Key("mix.weights", stream_weights),
+        typer.Option(
+            metavar="STREAM=W",
+            help="Weight of triplet, seq-str or seq-func (default 1): how often its proteins are seen (interleave), or "
+            "the factor of its loss (sum); 0 leaves it out. Repeatable.",
+        ),
+    ] = None
+    shuffle_block: Annotated[
+        int,
+        Key("mix.shuffle_block"),
+        typer.Option(
+            metavar="UNITS",
+            help="Draw so many of a store's units before the next, in random order and shuffled inside: for stores "
+            "behind a network. 0 shuffles all proteins.",
+        ),
+    ] = 0
+
+    # The machine.
+    precision: Annotated[Precision, Key("precision"), typer.Option(help="bf16 computes products in bfloat16.")] = (
+        Precision.FP32
+    )
+    device: Annotated[str, Key("device"), typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto"
+    threads: Annotated[
+        int | None, Key("threads"), typer.Option(help="CPU threads; torch's own number if not given.")
+    ] = None
+    checkpoint_every: Annotated[
+        int, Key("checkpoint_every"), typer.Option(metavar="STEPS", help="Besides at the end of each epoch.")
+    ] = 1000
+    log_every: Annotated[
+        int, Key("log_every"), typer.Option(metavar="STEPS", help="Steps from one line of log.jsonl to the next.")
+    ] = 1
+    tensorboard: Annotated[
+        bool, Key("tensorboard"), typer.Option(help="Write what log.jsonl has for TensorBoard as well.")
+    ] = False

@@ -1,46 +1,29 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from amma.manifests.errors import ConfigError
-from amma.train.model.config import PRESETS
+from amma.manifests.settings import Settings
+from amma.train.chosen import keys
+from amma.train.cli import app
+from amma.train.options import RunOptions
 from amma.train.run.config import FREE_TO_CHANGE, RunConfig, check_same_run
-
-
-def test_a_preset_gives_model_and_mask_and_single_values_replace_theirs() -> None:
-    changes: dict[str, Any] = {"model": {"global_token": True}, "mask": {"visible_tokens": 20}}
-    config = RunConfig.from_preset("tiny", **changes, values={"stores": ["s.zarr"]})
-    assert config.model == PRESETS["tiny"].model.model_copy(update={"global_token": True})
-    assert config.mask.visible_tokens == 20
-    assert config.mask.alpha == PRESETS["tiny"].mask.alpha
-
-
-def test_the_papers_recipe_is_the_default() -> None:
-    config = RunConfig.from_preset("paper", model={}, mask={}, values={"stores": ["s.zarr"]})
-    assert (config.optimizer.lr, config.optimizer.weight_decay, config.optimizer.lr_gamma) == (1e-4, 0.05, 0.5)
-    assert (config.epochs, config.mix.batch_size, config.mask.visible_tokens) == (10, 4, 160)
-    assert config.mask.alpha == (1.0, 2.0, 2.0)
-
-
-def test_all_faults_are_told_at_once() -> None:
-    values: dict[str, Any] = {"stores": [], "epochs": -1, "mix": {"weights": {"seq-str": -1, "pairs": 1}}, "speed": 9}
-    with pytest.raises(ConfigError) as caught:
-        RunConfig.from_preset("tiny", model={}, mask={"visible_tokens": 0}, values=values)
-    for key in ("stores", "epochs", "mix.weights.seq-str", "mix.weights.pairs", "speed", "mask.visible_tokens"):
-        assert f"\n  {key}" in str(caught.value)
+from amma.train.run.recipe import resolve
 
 
 def test_a_configuration_survives_json() -> None:
-    config = RunConfig.from_preset(
-        "paper", model={}, mask={}, values={"stores": ["s.zarr"], "exclude": ["a.txt"], "max_steps": 4}
-    )
+    config = resolve({"exclude": ["a.txt"], "max_steps": 4}, stores=["s.zarr"])
     assert RunConfig.parse(config.model_dump(mode="json"), source="test") == config
 
 
 def test_only_what_cannot_change_a_number_may_change() -> None:
-    before = RunConfig.from_preset("tiny", model={}, mask={}, values={"stores": ["s.zarr"]}).model_dump(mode="json")
+    before = resolve({"preset": "tiny"}, stores=["s.zarr"]).model_dump(mode="json")
     changed = {
+        "recipe": "my.toml",
+        "tensorboard": True,
         "epochs": 3,
         "max_steps": 9,
         "checkpoint_every": 2,
@@ -65,3 +48,37 @@ def test_only_what_cannot_change_a_number_may_change() -> None:
     for key, value in decides.items():
         with pytest.raises(ConfigError, match=key):
             check_same_run(before, {**before, key: value}, where=Path("run"))
+
+
+def leaves(model: type[Settings], section: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            yield from leaves(field.annotation, f"{section}{name}.")
+        else:
+            yield section + name
+
+
+def test_every_setting_has_one_option_and_every_option_is_a_setting() -> None:
+    """`stores` are arguments; a preset is many settings at once."""
+    named = [key.name for key in keys().values()]
+    assert len(set(named)) == len(named)
+    assert set(named) - {"preset"} == set(leaves(RunConfig)) - {"stores"}
+    assert set(leaves(RunConfig)) <= set(RunConfig.dotted_keys())
+
+
+def test_the_defaults_that_help_shows_are_those_of_the_settings() -> None:
+    settings = resolve({}, stores=["s.zarr"]).model_dump(mode="json")
+    for option, key in keys().items():
+        shown = getattr(RunOptions, option)
+        if key.name == "preset" or shown is None:
+            continue
+        value: Any = settings
+        for part in key.name.split("."):
+            value = value[part]
+        assert value == (shown if key.read is None else key.read(shown)), option
+
+
+@pytest.mark.parametrize("name", ["pretrain", "plan"])
+def test_both_commands_take_all_of_them(name: str) -> None:
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert set(keys()) <= {parameter.name for parameter in command.params}

@@ -3,7 +3,6 @@
 Nothing here needs torch, so that a command line can show it.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ from amma.featurize.store.fingerprint import fields
 from amma.featurize.store.location import StoreLocation
 from amma.manifests.errors import ConfigError
 from amma.manifests.settings import Settings
-from amma.train.model.config import MaskConfig, ModelConfig, ObjectiveConfig, Positive, find_preset
+from amma.train.model.config import MaskConfig, ModelConfig, ObjectiveConfig, Positive
 
 StreamName = Literal["triplet", "seq-str", "seq-func"]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -53,6 +52,8 @@ class MixConfig(Settings):
 class RunConfig(Settings):
     """One `amma-train pretrain` run."""
 
+    recipe: str | None = None
+    """The name of what the settings come from, for those who read them; it decides nothing."""
     stores: Annotated[tuple[StoreLocation, ...], Field(min_length=1)]
     model: ModelConfig
     mask: MaskConfig
@@ -74,22 +75,8 @@ class RunConfig(Settings):
     checkpoint_every: Positive = 1000
     """Steps; the end of an epoch is always a checkpoint."""
     log_every: Positive = 1
-
-    @classmethod
-    def from_preset(
-        cls, preset: str, *, model: Mapping[str, Any], mask: Mapping[str, Any], values: Mapping[str, Any]
-    ) -> "RunConfig":
-        """The preset's model and mask with what `model` and `mask` change; all other values as given.
-
-        Raises `UsageError` for an unknown preset, `ConfigError` listing every value out of range.
-        """
-        chosen = find_preset(preset)
-        described = {
-            **values,
-            "model": {**chosen.model.model_dump(), **model},
-            "mask": {**chosen.mask.model_dump(), **mask},
-        }
-        return cls.parse(described, source="the run's configuration")
+    tensorboard: bool = False
+    """Write what the log has for TensorBoard as well."""
 
     @model_validator(mode="after")
     def _clusters_serve_a_split(self) -> "RunConfig":
@@ -100,10 +87,12 @@ class RunConfig(Settings):
 
 FREE_TO_CHANGE = frozenset(
     {
+        "recipe",
         "epochs",
         "max_steps",
         "checkpoint_every",
         "log_every",
+        "tensorboard",
         "device",
         "threads",
         "stores",
