@@ -8,15 +8,16 @@ Shapes: B proteins, T tokens of the batch, Q those that are read, W width.
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import gelu
 
 from amma.train.model.attention import attend
+from amma.train.model.linear import Linear, multiply
 from amma.train.model.tokens import Readout
 
 
-def xavier_linear(num_inputs: int, num_outputs: int) -> nn.Linear:
+def xavier_linear(num_inputs: int, num_outputs: int) -> Linear:
     """A linear map with Xavier-uniform weights and biases of zero."""
-    layer = nn.Linear(num_inputs, num_outputs)
+    layer = Linear(num_inputs, num_outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
@@ -46,9 +47,11 @@ class SelfAttention(nn.Module):
             query_QW, key_TW, value_TW = self.query_key_value(x_TW).chunk(3, dim=1)
         else:
             width = x_TW.shape[1]
-            weight, bias = self.query_key_value.weight, self.query_key_value.bias
-            query_QW = linear(x_TW.index_select(0, read.row_Q), weight[:width], bias[:width])
-            key_TW, value_TW = linear(x_TW, weight[width:], bias[width:]).chunk(2, dim=1)
+            # torch.split and not slices: the gradient of a slice is a whole matrix of zeros.
+            weights = torch.split(self.query_key_value.weight, [width, 2 * width])
+            biases = torch.split(self.query_key_value.bias, [width, 2 * width])
+            query_QW = multiply(x_TW.index_select(0, read.row_Q), weights[0], biases[0])
+            key_TW, value_TW = multiply(x_TW, weights[1], biases[1]).chunk(2, dim=1)
         query, key, value = (
             rows.view(len(rows), self.num_heads, self.head_width) for rows in (query_QW, key_TW, value_TW)
         )
