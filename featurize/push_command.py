@@ -17,7 +17,7 @@ def push(
 ) -> None:
     """Copy a sealed store to S3, its seal last; killed, the same command goes on.
 
-    Every object is compared with its SHA-256 when it is there; what is there already is not sent again. Credentials and
+    Every object is compared by its hash when it is there; what is there already is not sent again. Credentials and
     endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL) or ~/.aws. Training,
     evaluation, `inspect`, `export` and `verify` take the address in place of a folder.
     """

@@ -1,6 +1,6 @@
 """Sizes and hashes of a group of files, in order: 40 bytes each, so that `seal.json` stays small whatever N is.
 
-A record is the size as a little-endian uint64, then the sha256. The table itself is a file that `seal.json` lists.
+A record is the size as a little-endian uint64, then its BLAKE3. The table itself is a file that `seal.json` lists.
 """
 
 import struct
@@ -13,7 +13,7 @@ _RECORD = struct.Struct("<Q32s")
 
 def render_digests(records: Iterable[FileRecord]) -> bytes:
     """The bytes of the table of these files."""
-    return b"".join(_RECORD.pack(record.size, bytes.fromhex(record.sha256)) for record in records)
+    return b"".join(_RECORD.pack(record.size, bytes.fromhex(record.blake3)) for record in records)
 
 
 class Digests:

@@ -39,7 +39,7 @@ class ZarrRows:
             for place, target in part:
                 target[...] = self._rows(place)
                 if sum is not None:
-                    value = sum(value, as_bytes(target))
+                    value = sum(as_bytes(target), value)
             sums.append(value)
         return sums
 

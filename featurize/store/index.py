@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
 from jaxtyping import Int64, UInt32
 
 from amma.featurize.store.documents import open_regular
@@ -73,7 +73,7 @@ class IndexReader:
             size = int.from_bytes(record[_ID - 4 : _ID], "little")
             name = record[_ID : _ID + size] if size <= _INLINE else self._long_id(record, size)
             checked = protein.to_bytes(8, "little") + record[:_CHECKED] + (name if size > _INLINE else b"")
-            if google_crc32c.extend(self._salt, checked) != int.from_bytes(record[_CHECKED:], "little"):
+            if crc32c(checked, self._salt) != int.from_bytes(record[_CHECKED:], "little"):
                 raise CorruptStoreError(
                     f"{self._files.where}/{INDEX_FILE}: the record of protein number {protein} is damaged. "
                     "Run amma-featurize verify."
@@ -143,7 +143,7 @@ class IndexWriter:
         for place, name in enumerate(names):
             number = (self._number + place).to_bytes(8, "little")
             record = data[place * _SIZE : place * _SIZE + _CHECKED]
-            checks.append(google_crc32c.extend(self._salt, number + record + (name if len(name) > _INLINE else b"")))
+            checks.append(crc32c(number + record + (name if len(name) > _INLINE else b""), self._salt))
         table["check"] = checks
         self._records.write(table.tobytes())
         self._number += len(names)
@@ -166,5 +166,5 @@ class IndexWriter:
 
 
 def _salt(plan_sha256: str) -> int:
-    crc: int = google_crc32c.value(bytes.fromhex(plan_sha256))
+    crc: int = crc32c(bytes.fromhex(plan_sha256))
     return crc

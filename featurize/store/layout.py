@@ -23,7 +23,7 @@ import numpy as np
 from amma.manifests.table import MODALITIES, Modality
 
 FORMAT = "feature-store"
-VERSION = "1.0"
+VERSION = "2.0"
 
 PLAN_FILE = "plan.json"
 IDS_FILE = "ids.parquet"

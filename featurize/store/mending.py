@@ -1,7 +1,5 @@
 """Put files in their places in a damaged store, whatever stands there now."""
 
-import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -11,8 +9,6 @@ from amma.featurize.store.lock import StoreLock
 from amma.featurize.store.shard import FileRecord, make_folder
 from amma.manifests.errors import CorruptStoreError, StoreError
 from amma.manifests.files import fsync_directory, write_atomically
-
-_BLOCK = 1 << 22
 
 
 class Mending:
@@ -40,11 +36,8 @@ class Mending:
             handle = open_regular(self._path / name)
         except CorruptStoreError:
             return None
-        digest = hashlib.sha256()
         with handle:
-            while block := handle.read(_BLOCK):
-                digest.update(block)
-            return FileRecord(os.fstat(handle.fileno()).st_size, digest.hexdigest())
+            return FileRecord.read(handle)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file, in place of whatever is there."""

@@ -21,8 +21,8 @@ _AT_ONCE = 32
 _BLOCK = 1 << 21
 """Bytes that are read and then summed while they are still in the processor's cache."""
 
-Sum = Callable[[int, np.ndarray], int]
-"""Extends a checksum by bytes."""
+Sum = Callable[[np.ndarray, int], int]
+"""The checksum of bytes, given that of what comes before them."""
 
 
 class Place(NamedTuple):
@@ -107,7 +107,7 @@ class OpenShards:
                         if offset + size > handle.rows_end:
                             raise self._corrupt(place, f"ends before row {row + place.rows} of its unit")
                         if size <= _BLOCK and os.preadv(handle.descriptor, [target.data], offset) == size:
-                            value = value if sum is None else sum(value, target)
+                            value = value if sum is None else sum(target, value)
                         else:
                             value = self._fill(handle, place, as_bytes(target), offset, value, sum)
                     sums.append(value)
@@ -151,7 +151,7 @@ class OpenShards:
             if not more:
                 raise self._corrupt(place, "was cut while it was open")
             if sum is not None:
-                value = sum(value, piece[:more])
+                value = sum(piece[:more], value)
             got += more
         return value
 

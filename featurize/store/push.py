@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from amma.featurize.store.bucket import Bucket
+from amma.featurize.store.bucket import Bucket, sha256_if_intact
 from amma.featurize.store.contents import Contents
 from amma.featurize.store.disk import human
 from amma.featurize.store.files import LocalFiles
@@ -71,12 +71,15 @@ def push_store(
     wanted = list(contents.everything())
     _refuse_another(bucket, contents, there, {name for name, _ in wanted})
     seal = FileRecord.of(contents.seal_bytes)
+
+    def is_there(named: Named) -> bool:
+        name, record = named
+        return bucket.holds(name, record, sha256_if_intact(store / name, record))
+
     pool = ThreadPoolExecutor(THREADS)
     try:
         same = [named for named in wanted if there.get(named[0]) == named[1].size]
-        sound = {
-            named for named, holds in zip(same, pool.map(lambda each: bucket.holds(*each), same), strict=True) if holds
-        }
+        sound = {named for named, holds in zip(same, pool.map(is_there, same), strict=True) if holds}
         todo = [named for named in wanted if named not in sound]
         sealed = there.get(SEAL_FILE) == seal.size and bucket.read(SEAL_FILE) == contents.seal_bytes
         to_send = [*todo, *([] if sealed and not todo else [(SEAL_FILE, seal)])]
@@ -97,8 +100,8 @@ def push_store(
 
             def send(named: Named) -> None:
                 name, record = named
-                bucket.put(store / name, name, record)
-                if not bucket.holds(name, record):
+                sha256 = bucket.put(store / name, name, record)
+                if not bucket.holds(name, record, sha256):
                     raise StoreError(
                         f"{bucket.address}/{name}: the server keeps something else than was sent. It is not sealed; "
                         "run the same command again.",
@@ -128,7 +131,7 @@ def _refuse_another(bucket: Bucket, contents: Contents, there: Mapping[str, int]
             root = parse_seal(bucket.read(SEAL_FILE), f"{bucket.address}/{SEAL_FILE}").root
             if root != contents.seal.root:
                 found = f"holds another store (root {root[:12]}, not {contents.seal.root[:12]})"
-    elif there.get(PLAN_FILE) is not None and not bucket.holds(PLAN_FILE, contents.seal.files[PLAN_FILE]):
+    elif there.get(PLAN_FILE) is not None and not bucket.holds(PLAN_FILE, contents.seal.files[PLAN_FILE], None):
         found = "holds the beginning of another store"
     if found is not None:
         raise StoreError(f"{bucket.address}: {found}. Give another prefix, or empty this one first.")

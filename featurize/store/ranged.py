@@ -46,7 +46,7 @@ class RangedShards:
                     raise self._corrupt(place, f"ends before row {self._row(place) + place.rows} of its unit")
                 wanted[:] = np.frombuffer(data, dtype=np.uint8)
                 if sum is not None:
-                    value = sum(value, wanted)
+                    value = sum(wanted, value)
             sums.append(value)
         return sums
 

@@ -17,8 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
 from amma.featurize.store.affine import FINGERPRINT_KEY, Affine, read_affines
@@ -123,7 +123,7 @@ class FeatureStore:
         )
         if seal is not None and self._is_rewritten(seal):
             self._shards = self._zarr
-        self._sum: Sum | None = google_crc32c.extend
+        self._sum: Sum | None = crc32c
         self._length: dict[Modality, np.ndarray] = {}
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader") if threads > 1 else None

@@ -103,9 +103,9 @@ class _Verifier:
         if size != record.size:
             return f"has {size} bytes, should have {record.size}"
         small = name.endswith((".json", ".jsonl")) or name.startswith(f"{DIGESTS_FOLDER}/")
-        if (self.quick and not small) or self.bucket.sha256(name, size) == record.sha256:
+        if (self.quick and not small) or self.bucket.blake3(name, size) == record.blake3:
             return None
-        return "its content is not what was written (sha256)"
+        return "its content is not what was written (BLAKE3)"
 
     def _find(self, name: str, unit: int | None, hit: range, reason: str) -> None:
         names: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ from amma.featurize.store.ledger import check_sizes, checked_side_file, hash_of_
 from amma.featurize.store.shard import FileRecord, make_folder
 from amma.featurize.store.unit import UnitFacts
 from amma.manifests.errors import CorruptStoreError
-from amma.manifests.files import sha256_of_file, write_atomically, write_json_atomically
+from amma.manifests.files import write_atomically, write_json_atomically
 from amma.manifests.quarantine import Rejection, write_quarantine
 from amma.manifests.settings import sha256_of_json
 from amma.manifests.table import MODALITIES
@@ -134,7 +134,8 @@ def write_documents(store: Path, documents: dict[str, bytes]) -> None:
 
 
 def _record(path: Path) -> FileRecord:
-    return FileRecord(path.stat().st_size, sha256_of_file(path))
+    with path.open("rb", buffering=0) as handle:
+        return FileRecord.read(handle)
 
 
 def _block_records(path: Path) -> list[FileRecord]:

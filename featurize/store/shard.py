@@ -7,15 +7,15 @@ flat is what lets our reader take rows with `preadv` (`opened.py`) while any Zar
 Legend: R rows in use, padded to whole inner chunks.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
+from blake3 import blake3
 
 from amma.featurize.store.layout import ArraySpec, Layout
 from amma.manifests.errors import CorruptStoreError
@@ -32,16 +32,25 @@ class FileRecord:
     """What the ledger or the seal says of a file."""
 
     size: int
-    sha256: str
+    blake3: str
 
     @classmethod
     def of(cls, data: bytes) -> "FileRecord":
         """The record of a file with these bytes."""
-        return cls(len(data), hashlib.sha256(data).hexdigest())
+        return cls(len(data), blake3(data).hexdigest())
+
+    @classmethod
+    def read(cls, handle: BinaryIO) -> "FileRecord":
+        """The record of what an open file has from where it stands; held in memory a block at a time."""
+        size, digest, block = 0, blake3(), memoryview(bytearray(_BLOCK_BYTES))
+        while got := handle.readinto(block):  # type: ignore[attr-defined]
+            digest.update(block[:got])
+            size += got
+        return cls(size, digest.hexdigest())
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in a JSON file."""
-        return {"size": self.size, "sha256": self.sha256}
+        return {"size": self.size, "blake3": self.blake3}
 
 
 def index_size(chunks: int) -> int:
@@ -55,7 +64,7 @@ def index_bytes(used: int, chunk_bytes: int, chunks: int) -> bytes:
     entries[:used, 0] = np.arange(used, dtype=np.uint64) * np.uint64(chunk_bytes)
     entries[:used, 1] = chunk_bytes
     data: bytes = entries.tobytes()
-    crc: bytes = google_crc32c.value(data).to_bytes(_CRC_BYTES, "little")
+    crc: bytes = crc32c(data).to_bytes(_CRC_BYTES, "little")
     return data + crc
 
 
@@ -74,7 +83,7 @@ def used_chunks_of(size: int, index: bytes, chunk_bytes: int, chunks: int) -> in
 
 def is_sound_index(index: bytes) -> bool:
     """Whether the checksum that closes a shard's index is right, however its chunks lie."""
-    crc: int = google_crc32c.value(index[:-_CRC_BYTES])
+    crc: int = crc32c(index[:-_CRC_BYTES])
     return crc == int.from_bytes(index[-_CRC_BYTES:], "little")
 
 
@@ -108,7 +117,7 @@ class StockReader:
 def shard_record(layout: Layout, spec: ArraySpec, rows_R: np.ndarray) -> FileRecord:
     """What the ledger will say of the shard with these rows, told from memory alone."""
     index = _index_of(layout, spec, rows_R)
-    digest = hashlib.sha256(as_bytes(rows_R).data)
+    digest = blake3(as_bytes(rows_R).data)
     digest.update(index)
     return FileRecord(rows_R.nbytes + len(index), digest.hexdigest())
 

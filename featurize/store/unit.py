@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
 from jaxtyping import Bool, Float, Int32, Int64, UInt32
 
 from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.store.layout import CLS_MODALITIES, COLUMNS, INDEX_ARRAYS, ArraySpec, Layout
 from amma.featurize.store.moments import ChannelMoments, moments_of
 from amma.featurize.store.plan import Plan
-from amma.featurize.store.shard import as_bytes
 from amma.manifests.errors import StoreError
 from amma.manifests.quarantine import RecordError, Rejection
 from amma.manifests.settings import canonical_json
@@ -28,8 +27,8 @@ _PAST = "past"
 
 def checksum(features: np.ndarray, index: np.ndarray | None) -> int:
     """crc32c of a protein's feature rows, extended by its index rows where there are any."""
-    crc: int = google_crc32c.value(as_bytes(features))
-    return crc if index is None else int(google_crc32c.extend(crc, as_bytes(index)))
+    value: int = crc32c(features)
+    return value if index is None else int(crc32c(index, value))
 
 
 @dataclass(frozen=True, slots=True)

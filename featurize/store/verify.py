@@ -5,7 +5,6 @@ tables of the ledger entries and of the per-protein arrays' files, and each entr
 nothing is believed before its hash has been checked.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -45,9 +44,8 @@ from amma.manifests.errors import CorruptStoreError, StoreError
 from amma.manifests.files import TEMPORARY_SUFFIX
 from amma.manifests.table import MODALITIES, Modality
 
-_BLOCK = 1 << 22
 _LISTED = 1000
-_OTHER_CONTENT = "its content is not what was written (sha256)"
+_OTHER_CONTENT = "its content is not what was written (BLAKE3)"
 _NO_PLAIN_FILE = "is a symbolic link or a device; a store holds plain files and folders only"
 
 
@@ -284,10 +282,7 @@ class _Verifier:
         """What is wrong with an open file; its size is looked at before its content."""
         wrong = _wrong_size(handle, record)
         if wrong is None:
-            digest = hashlib.sha256()
-            while block := handle.read(_BLOCK):
-                digest.update(block)
-            wrong = None if digest.hexdigest() == record.sha256 else _OTHER_CONTENT
+            wrong = None if FileRecord.read(handle) == record else _OTHER_CONTENT
         return wrong
 
     def _entries(self, header: Header, seal: Seal | None) -> list[LedgerEntry]:
@@ -375,7 +370,7 @@ class _Verifier:
             wrong = _wrong_size(handle, record)
             full = layout.shard_rows * spec.row_bytes + index_size(layout.chunks_per_shard)
             data = read_bytes(handle, min(record.size, full))
-        if wrong is None and hashlib.sha256(data).hexdigest() != record.sha256:
+        if wrong is None and FileRecord.of(data) != record:
             wrong = _OTHER_CONTENT
         rows = min(len(data) // spec.row_bytes, layout.shard_rows)
         return np.frombuffer(data[: rows * spec.row_bytes], dtype=spec.dtype).reshape(rows, *spec.row_shape), wrong

@@ -122,7 +122,7 @@ class Witness:
         if found != expected:
             raise StoreError(
                 f"{self._path / name}: made again it is another file than the seal says "
-                f"({found.sha256[:12]} of {found.size} bytes); it was not replaced. Use the versions of zarr, pyarrow "
+                f"({found.blake3[:12]} of {found.size} bytes); it was not replaced. Use the versions of zarr, pyarrow "
                 "and amma that the store was made with.",
                 code="E_REPAIR",
             )
@@ -167,11 +167,11 @@ class Witness:
         except CorruptStoreError:
             return
         roots = re.findall(r'"root": "([0-9a-f]{64})"', text)
-        lines = re.findall(r'"([^"]+)": \{\s*"sha256": "([0-9a-f]{64})",\s*"size": (\d+)\s*\}', text)
+        lines = re.findall(r'"([^"]+)": \{\s*"blake3": "([0-9a-f]{64})",\s*"size": (\d+)\s*\}', text)
         against = [
             name
-            for name, sha256, size in lines
-            if name in made.files and made.files[name] != FileRecord(int(size), sha256)
+            for name, blake3, size in lines
+            if name in made.files and made.files[name] != FileRecord(int(size), blake3)
         ]
         if made.root not in roots and against:
             raise StoreError(

@@ -23,19 +23,19 @@ def set_version(path: Path, version: str) -> None:
 
 @pytest.fixture(scope="module")
 def newer(worked: Path) -> Path:
-    """Copies in the worked folder that say they are of format 2.0: a manifest, a store, a checkpoint, a run."""
+    """Copies in the worked folder that say they are of a newer format: a manifest, a store, a checkpoint, a run."""
     table = pq.read_table(worked / "all.parquet")
-    header = json.dumps({**json.loads(table.schema.metadata[b"amma"]), "version": "2.0"})
+    header = json.dumps({**json.loads(table.schema.metadata[b"amma"]), "version": "9.0"})
     pq.write_table(table.replace_schema_metadata({"amma": header}), worked / "newer.parquet")
     shutil.copytree(worked / "all.zarr", worked / "newer.zarr")
     seal = {key: value for key, value in read_document(worked / "newer.zarr" / "seal.json").items() if key != "root"}
-    seal["version"] = "2.0"
+    seal["version"] = "9.0"
     (worked / "newer.zarr" / "seal.json").write_bytes(render({**seal, "root": sha256_of_json(seal)}))
     shutil.copytree(worked / "run", worked / "newer-step")
     for state in (worked / "newer-step" / "checkpoints").glob("step-*/state.json"):
-        set_version(state, "2.0")
+        set_version(state, "9.0")
     shutil.copytree(worked / "run", worked / "newer-run")
-    set_version(worked / "newer-run" / "config.json", "2.0")
+    set_version(worked / "newer-run" / "config.json", "9.0")
     return worked
 
 
@@ -76,7 +76,7 @@ def test_what_is_of_a_newer_format_is_refused_in_one_line(
     assert errors[-1].startswith("error E_VERSION: "), done.err
     assert sum(line.startswith("error ") for line in errors) == 1
     assert named in errors[-1]
-    assert "2.0" in errors[-1]
+    assert "9.0" in errors[-1]
     assert "Traceback" not in done.err
     # A run takes its new settings down before it looks for its checkpoints.
     settings = {"newer-step/config.json", "newer-step/split.json"}

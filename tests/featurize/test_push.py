@@ -100,7 +100,7 @@ def test_a_push_that_is_killed_leaves_no_seal_and_goes_on(
         if len(sent) >= after % total:
             raise Killed
         sent.append(name)
-        put(self, path, name, record)
+        return put(self, path, name, record)
 
     with monkeypatch.context() as patch:
         patch.setattr(Bucket, "put", dies)
@@ -123,7 +123,7 @@ import time
 from amma.featurize.cli import app
 from amma.featurize.store.bucket import Bucket
 put = Bucket.put
-Bucket.put = lambda *arguments: (time.sleep(0.05), put(*arguments))
+Bucket.put = lambda *arguments: (time.sleep(0.05), put(*arguments))[1]
 app(["push", {str(store)!r}, {ADDRESS!r}])
 """
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -151,10 +151,10 @@ def test_what_was_changed_there_is_sent_again_and_the_seal_comes_last(
     order: list[str] = []
     put = Bucket.put
 
-    def noted(self: Bucket, path: Path, name: str, record: Any) -> None:
+    def noted(self: Bucket, path: Path, name: str, record: Any) -> str | None:
         assert "seal.json" not in self.sizes()
         order.append(name)
-        put(self, path, name, record)
+        return put(self, path, name, record)
 
     monkeypatch.setattr(Bucket, "put", noted)
     assert push_store(store, ADDRESS).sent == 3

@@ -262,7 +262,7 @@ def test_a_lost_seal_and_a_store_that_was_never_sealed(damaged: Damaged, tree: T
     # With the seal gone, a ledger entry that its own files contradict is wrong.
     (damaged.path / "seal.json").unlink()
     entry = json.loads((damaged.path / ledger_file(0)).read_text())
-    entry["files"]["seq/features/c/0/0"]["sha256"] = "0" * 64
+    entry["files"]["seq/features/c/0/0"]["blake3"] = "0" * 64
     (damaged.path / ledger_file(0)).write_bytes(render(entry))
     done = damaged.repair()
     assert (done.is_whole, done.root) == (True, seal["root"])
@@ -272,7 +272,7 @@ def test_a_lost_seal_and_a_store_that_was_never_sealed(damaged: Damaged, tree: T
     (damaged.path / "seal.json").write_text(text.replace(seal["root"], "0" * 64))
     assert damaged.repair().is_whole
     assert tree(damaged.path) == whole
-    listed = seal["files"]["plan.json"]["sha256"]
+    listed = seal["files"]["plan.json"]["blake3"]
     (damaged.path / "seal.json").write_text(text.replace(seal["root"], "0" * 64).replace(listed, "1" * 64))
     with pytest.raises(StoreError, match=r"what is legible of it says otherwise of plan\.json"):
         damaged.repair()
