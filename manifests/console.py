@@ -100,7 +100,9 @@ def progress(label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
             task = bar.add_task(label, total=total, note="")
 
             def move(n: int, note: str | None = None) -> None:
-                bar.update(task, advance=n, **({} if note is None else {"note": note}))
+                bar.advance(task, n)
+                if note is not None:
+                    bar.update(task, note=note)
 
             yield move
         return

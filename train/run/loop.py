@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amma.manifests.console import progress, say
+from amma.manifests.console import Advance, progress, say
 from amma.manifests.errors import CheckpointError
 from amma.manifests.files import write_json_atomically
 from amma.manifests.table import Modality
@@ -23,11 +23,13 @@ from amma.train.data.position_profile import PositionProfile, measure_profiles
 from amma.train.data.streams import Portion
 from amma.train.data.training_set import TrainingSet, prepare_training_set
 from amma.train.model.family import make_model, make_objective
+from amma.train.run.agreement import Agreement, choose_batches
 from amma.train.run.arithmetic import arithmetic, find_device, one_thread
 from amma.train.run.checkpoint import PREFIX, Snapshot
 from amma.train.run.clock import Clock
 from amma.train.run.config import RunConfig
 from amma.train.run.folder import RunFolder, read_split
+from amma.train.run.headline import headline
 from amma.train.run.initial import Initial, take_over
 from amma.train.run.interruption import Interruption
 from amma.train.run.log import RunLog
@@ -36,7 +38,8 @@ from amma.train.run.schedule import StepDecay, last_step
 from amma.train.run.step import StepError, StepNumbers, Stepper, StepResult
 from amma.train.run.step_input import StepInput, prepare_step
 from amma.train.run.tally import EpochTally
-from amma.train.run.validation import ValidationInput, ValidationResult, donors, prepare_validation, validate
+from amma.train.run.tensorboard import TensorBoard, check_installed
+from amma.train.run.validation import ValidationInput, donors, prepare_validation, validate
 
 Item = TypeVar("Item")
 
@@ -60,6 +63,8 @@ def pretrain(config: RunConfig, run_dir: Path) -> Outcome:
     bit. Raises `LossError` in the step in which a loss or gradient is not finite.
     """
     device = find_device(config.device)
+    if config.tensorboard:
+        check_installed()
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder(run_dir))
         interruption = Interruption()
@@ -109,7 +114,9 @@ class Run:
         self._best: dict[str, Any] | None = None
         self._metrics: dict[str, Any] | None = None
         self._clock = Clock()
+        self._note = ""
         self._donors = donors(training_set.validation)
+        self._watched = choose_batches(training_set.validation, seed=config.seed)
         self._profiles: dict[Modality, PositionProfile] | None = None  # measured at the first validation of a process
 
     def begin(self, initial: Initial | None) -> bool:
@@ -208,7 +215,7 @@ class Run:
     def _epoch_is_due(self) -> bool:
         return self._step >= (self._epochs_closed + 1) * self._steps_per_epoch
 
-    def _take_steps(self, inputs: Iterator[StepInput], advance: Callable[[int], None]) -> None:
+    def _take_steps(self, inputs: Iterator[StepInput], advance: Advance) -> None:
         # On a device the numbers of a step are read while the next one is computed already.
         pending: StepResult | None = None
         lag = reads_late(self._device)
@@ -235,13 +242,14 @@ class Run:
                 pending = result
             else:
                 self._account(result.read())
-            advance(1)
+            advance(1, self._note)
 
     def _account(self, numbers: StepNumbers) -> None:
         """Take a finished step into the epoch's sums and the log."""
         numbers.add_to(self._tally)
         step = numbers.given.step
         self._clock.count(numbers.num_tokens)
+        self._note = f"loss {numbers.loss:.4f}, {self._clock.note()}"
         if step % self._config.log_every == 0:
             self._log.write(
                 {
@@ -261,12 +269,11 @@ class Run:
         result = None
         if self._set.validation:
             if self._profiles is None:
-                self._profiles = measure_profiles(
-                    self._set.corpus, self._set.proteins_T, self._model.standardiser, threads=self._loader_threads
-                )
+                self._profiles = self._measure_profiles() if self._stepper.objective.masked else {}
             validation = self._set.validation
             with self._loader(self._validation_input, lambda n: validation[n : n + 1], 0, len(validation)) as inputs:
-                result = validate(self._stepper, inputs, self._profiles)
+                agreement = Agreement(self._watched, seed=self._config.seed)
+                result = validate(self._stepper, inputs, self._profiles, agreement)
         self._epochs_closed += 1
         summary = self._tally.summary(self._stepper.objective.expected(self._model))
         self._metrics = {"train": summary, "validation": asdict(result) if result else None}
@@ -281,7 +288,7 @@ class Run:
                 "timing": timing,
             }
         )
-        say(_describe_epoch(self._epochs_closed, self._config.epochs, summary, result))
+        say(headline(self._epochs_closed, self._config.epochs, summary, result))
         self._tally = EpochTally()
         best = result is not None and (self._best is None or result.loss < self._best["loss"])
         if best and result is not None:
@@ -289,6 +296,10 @@ class Run:
         self._saved_step = -1
         self._save(best=best)
         self._clock.lap()
+
+    def _measure_profiles(self) -> dict[Modality, PositionProfile]:
+        standardiser = self._model.standardiser
+        return measure_profiles(self._set.corpus, self._set.proteins_T, standardiser, threads=self._loader_threads)
 
     def _save(self, *, best: bool) -> None:
         if self._saved_step == self._step:
@@ -339,7 +350,9 @@ class Run:
 
     def _open_log(self, *, keep: int) -> None:
         self._set.seen.write(self._folder.seen)
-        self._log = RunLog(self._folder.log, keep=keep)
+        folder = self._folder.log.with_name("tensorboard")
+        shown = TensorBoard(folder, after=self._step) if self._config.tensorboard else None
+        self._log = RunLog(self._folder.log, keep=keep, shown=shown)
 
     def _loader(
         self, make: Callable[[int], Item], plan: Callable[[int], Sequence[Portion]], start: int, stop: int
@@ -360,7 +373,14 @@ class Run:
         config = self._config
         portion, donor = self._set.validation[number], self._donors[number]
         return prepare_validation(
-            self._set.corpus, portion, donor, number, seed=config.seed, mask=config.mask, pack=self._pack
+            self._set.corpus,
+            portion,
+            donor,
+            number,
+            seed=config.seed,
+            mask=config.mask,
+            pack=self._pack,
+            controls=self._stepper.objective.masked,
         )
 
     def _outcome(self) -> Outcome:
@@ -375,11 +395,3 @@ def reads_late(device: torch.device) -> bool:
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _describe_epoch(epoch: int, epochs: int, summary: dict[str, Any], result: ValidationResult | None) -> str:
-    table = summary["error"] if result is None else result.error
-    errors = ", ".join(f"{modality} {parts['hidden']:.3f}" for modality, parts in table.items() if "hidden" in parts)
-    where = "training" if result is None else "validation"
-    loss = f"loss {summary['loss']:.4f}" + ("" if result is None else f", validation {result.loss:.4f}")
-    return f"epoch {epoch}/{epochs}: {loss}; hidden-token error on {where} (1 = predicting the mean): {errors}"

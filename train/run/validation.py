@@ -6,7 +6,8 @@ rebuild a token from the visible ones of the same modality without ever looking 
 Legend: B proteins, T tokens of one modality, F width of its features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,6 @@ from torch import Tensor
 from amma.manifests.table import Modality
 from amma.train.data.collate import collate
 from amma.train.data.corpus import FeatureSource
-from amma.train.data.loader import Loader
 from amma.train.data.packing import Pack
 from amma.train.data.position_profile import PositionProfile
 from amma.train.data.streams import NUMBERS, Portion
@@ -24,6 +24,8 @@ from amma.train.model.batch import PackedBatch, Tokens
 from amma.train.model.config import MaskConfig
 from amma.train.model.masking import Masks, draw_batch, generator_for
 from amma.train.model.objective import Losses
+from amma.train.model.reconstruction import Reconstruction
+from amma.train.run.agreement import Agreement
 from amma.train.run.step import PARTS, Stepper
 from amma.train.run.step_input import StepInput, prepare_step
 from amma.train.run.tally import ErrorTally, Part
@@ -33,15 +35,20 @@ from amma.train.run.tally import ErrorTally, Part
 class ValidationResult:
     """The loss over the whole validation set as one batch; errors relative to predicting the training mean.
 
-    `error` is the model's own. Of `controls`, `position` predicts the training proteins' mean at each position;
-    `another_protein` is the model when all other modalities have another protein's contents; `hidden_whole` is the
-    error of a modality that is hidden whole, rebuilt from its `own` protein's other modalities and from
-    `another_protein`'s. Where a stream has a single validation protein there is no other, and no such entry.
+    `terms` are what the loss is the sum of, `chance` what they are for who knows nothing, where that depends on the
+    batch. Where something is rebuilt, `error` is the model's own. Of `controls`, `position` predicts the training
+    proteins' mean at each position; `another_protein` is the model when all other modalities have another protein's
+    contents; `hidden_whole` is the error of a modality that is hidden whole, rebuilt from its `own` protein's other
+    modalities and from `another_protein`'s. Where a stream has a single validation protein there is no other, and no
+    such entry. `vectors` are `Agreement.figures` on some of the proteins.
     """
 
     loss: float
+    terms: dict[str, float]
+    chance: dict[str, float]
     error: dict[str, dict[str, float]]
     controls: dict[str, Any]
+    vectors: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,12 +84,16 @@ def prepare_validation(
     seed: int,
     mask: MaskConfig,
     pack: Pack = collate,
+    controls: bool = True,
 ) -> ValidationInput:
     """Read a validation batch and its donors, and draw its masks: pure functions of the seed and the protein.
 
-    A modality that is hidden whole leaves the masks of the others as if the proteins lacked it.
+    A modality that is hidden whole leaves the masks of the others as if the proteins lacked it. Without `controls`
+    there are neither such masks nor donors.
     """
     given = prepare_step(source, (portion,), number, seed=seed, mask=mask, pack=pack)
+    if not controls:
+        return ValidationInput(given, {}, None)
     ((_, batch, _),) = given.portions
     whole = {}
     for target in batch.modalities:
@@ -124,36 +135,25 @@ def with_contents_of(donor: PackedBatch, batch: PackedBatch, keep: Modality) -> 
 
 
 def validate(
-    stepper: Stepper, batches: Loader[ValidationInput], profiles: Mapping[Modality, PositionProfile]
+    stepper: Stepper,
+    batches: Iterable[ValidationInput],
+    profiles: Mapping[Modality, PositionProfile],
+    agreement: Agreement,
 ) -> ValidationResult:
-    """Go through the batches once, in evaluation mode and without gradients."""
-    names = ("model", "mean", "position", "another", "another mean", "whole", "whole mean")
-    sums = {name: _Sums() for name in (*names, "whole another", "whole another mean")}
+    """Go through the batches once, in evaluation mode and without gradients; `agreement` is a new one."""
+    sums: defaultdict[str, _Sums] = defaultdict(_Sums)
     model, objective = stepper.model, stepper.objective
     model.eval()
     with torch.no_grad():
         for item in batches:
             ((_, on_host, masks),) = item.given.portions
             batch = on_host.to(stepper.device)
-            mean = objective.of_the_mean(model, batch, masks.visible)
+            agreement.add(item.given.step, model, batch)
             sums["model"].add(stepper.losses(batch, masks))
-            sums["mean"].add(mean)
-            by_position = {m: profiles[m].at(tokens.position_T) for m, tokens in batch.tokens.items()}
-            sums["position"].add(objective.errors(model, batch, masks.visible, by_position))
-            donor = None if item.donor is None else item.donor.to(stepper.device)
-            for target, whole in item.whole.items():
-                whole_mean = objective.of_the_mean(model, batch, whole.visible)
-                sums["whole"].add(stepper.losses(batch, whole), only=target)
-                sums["whole mean"].add(whole_mean, only=target)
-                if donor is None:
-                    continue
-                swapped = with_contents_of(donor, batch, target)
-                sums["another"].add(stepper.losses(swapped, masks), only=target)
-                sums["another mean"].add(mean, only=target)
-                sums["whole another"].add(stepper.losses(swapped, whole), only=target)
-                sums["whole another mean"].add(whole_mean, only=target)
+            if isinstance(objective, Reconstruction):
+                _add_controls(sums, stepper, objective, item, batch, masks, profiles)
     model.train()
-    tally = {name: of.tally() for name, of in sums.items()}
+    tally = defaultdict(ErrorTally, {name: of.tally() for name, of in sums.items()})
     hidden_whole: dict[str, dict[str, float]] = {}
     for name, key in (("whole", "own"), ("whole another", "another_protein")):
         for modality, parts in tally[name].relative(tally[f"{name} mean"]).items():
@@ -163,26 +163,63 @@ def validate(
         "another_protein": tally["another"].relative(tally["another mean"]),
         "hidden_whole": hidden_whole,
     }
-    return ValidationResult(tally["model"].loss, tally["model"].relative(tally["mean"]), controls)
+    ours = tally["model"]
+    return ValidationResult(
+        loss=ours.loss,
+        terms=ours.terms("trained"),
+        chance=ours.terms("chance"),
+        error=ours.relative(tally["mean"]),
+        controls=controls if isinstance(objective, Reconstruction) else {},
+        vectors=agreement.figures(),
+    )
+
+
+def _add_controls(
+    sums: Mapping[str, "_Sums"],
+    stepper: Stepper,
+    objective: Reconstruction,
+    item: ValidationInput,
+    batch: PackedBatch,
+    masks: Masks,
+    profiles: Mapping[Modality, PositionProfile],
+) -> None:
+    """What the errors of a batch must be held against."""
+    model = stepper.model
+    mean = objective.of_the_mean(model, batch, masks.visible)
+    sums["mean"].add(mean)
+    by_position = {m: profiles[m].at(tokens.position_T) for m, tokens in batch.tokens.items()}
+    sums["position"].add(objective.errors(model, batch, masks.visible, by_position))
+    donor = None if item.donor is None else item.donor.to(stepper.device)
+    for target, whole in item.whole.items():
+        whole_mean = objective.of_the_mean(model, batch, whole.visible)
+        sums["whole"].add(stepper.losses(batch, whole), only=target)
+        sums["whole mean"].add(whole_mean, only=target)
+        if donor is None:
+            continue
+        swapped = with_contents_of(donor, batch, target)
+        sums["another"].add(stepper.losses(swapped, masks), only=target)
+        sums["another mean"].add(mean, only=target)
+        sums["whole another"].add(stepper.losses(swapped, whole), only=target)
+        sums["whole another mean"].add(whole_mean, only=target)
 
 
 class _Sums:
     """Collects the sums where they are computed; the host reads them once, at the end."""
 
     def __init__(self) -> None:
-        self._keys: list[tuple[Modality, Part, int]] = []
+        self._keys: list[tuple[str, Part, int]] = []
         self._totals: list[Tensor] = []
 
     def add(self, losses: Losses, *, only: Modality | None = None) -> None:
         for part in PARTS:
-            for modality, error in getattr(losses, part).items():
-                if only in (None, modality):
-                    self._keys.append((modality, part, error.count))
+            for term, error in getattr(losses, part).items():
+                if only in (None, term):
+                    self._keys.append((term, part, error.count))
                     self._totals.append(error.total)
 
     def tally(self) -> ErrorTally:
         tally = ErrorTally()
         totals: Sequence[float] = torch.stack(self._totals).tolist() if self._totals else []
-        for (modality, part, count), total in zip(self._keys, totals, strict=True):
-            tally.add(modality, part, total, count)
+        for (term, part, count), total in zip(self._keys, totals, strict=True):
+            tally.add(term, part, total, count)
         return tally
