@@ -1,12 +1,15 @@
 """Checks that hold for every test: shapes of annotated functions are verified at run time, the network stays shut."""
 
 import errno
+import hashlib
 import itertools
 import logging
 import os
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +100,36 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def memory_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder where thousands of fsyncs cost nothing: in memory, or on a disk that is not waited for.
+
+    A killed process looks the same on all of them; only a machine without power would tell.
+    """
+    shm = Path("/dev/shm")
+    if not os.access(shm, os.W_OK):
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(dir=shm))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def tree() -> Callable[[Path], dict[str, str]]:
+    """Give the sha256 of every file below a folder."""
+
+    def of(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+    return of
 
 
 class Children:

@@ -8,6 +8,8 @@ import typer
 from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app, say
 from amma.manifests.errors import UsageError
 from amma.train.chosen import Chosen, takes_run_options
+from amma.train.embed_command import embed
+from amma.train.export_command import export
 from amma.train.recipes_command import recipes
 
 app = new_app("Pretrain AMMA from feature stores.")
@@ -132,6 +134,8 @@ def _print(result: dict[str, Any], *, as_json: bool) -> None:
     lines(result, "")
 
 
+app.command("embed")(embed)
+app.command("export")(export)
 app.command("recipes")(recipes)
 
 

@@ -1,10 +1,7 @@
 """Small stores for tests: random arrays, and a deterministic encoder that needs nothing but numpy."""
 
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,22 +13,6 @@ from amma.featurize.store.writer import ProteinArrays
 from amma.manifests.table import MODALITIES, Manifest, Modality, Protein, write_manifest
 
 WIDTHS = {Modality.SEQ: 8, Modality.STR: 12, Modality.FUNC: 6}
-
-
-@pytest.fixture
-def memory_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder where thousands of fsyncs cost nothing: in memory, or on a disk that is not waited for.
-
-    A killed process looks the same on all of them; only a machine without power would tell.
-    """
-    shm = Path("/dev/shm")
-    if not os.access(shm, os.W_OK):
-        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-        yield tmp_path
-        return
-    folder = Path(tempfile.mkdtemp(dir=shm))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def random_encoded(rng: np.random.Generator, modality: Modality, rows: int) -> Encoded:
@@ -64,20 +45,6 @@ def random_proteins() -> Callable[..., list[ProteinArrays]]:
         return proteins
 
     return make
-
-
-@pytest.fixture
-def tree() -> Callable[[Path], dict[str, str]]:
-    """Give the sha256 of every file below a folder."""
-
-    def of(folder: Path) -> dict[str, str]:
-        return {
-            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-
-    return of
 
 
 class FakeEncoder:

@@ -85,7 +85,10 @@ class Packer:
         wanted = [modality for modality in MODALITIES if modality in modalities]
         straight = self._stream is None and self._dtype is None
         buffers = RowBuffers(self._leases.allocate) if straight else self._thread_buffers()
-        found = source.read_many([int(protein) for protein in proteins], wanted, buffers)
+        return self.packed(source.read_many([int(protein) for protein in proteins], wanted, buffers))
+
+    def packed(self, found: PackedProteins) -> PackedBatch:
+        """The batch of what was read already, for who needs more of it than a model does."""
         if self._stream is not None:
             return self._on_device(found, self._stream)
         return PackedBatch(found.ids, {m: self._on_host(str(m), packed) for m, packed in found.rows.items()})

@@ -1,1 +1,4 @@
-"""The AMMA model: packed tokens, masks, attention, decoders, standardisation and the loss; no files, no loop."""
+"""The AMMA model: packed tokens, masks, attention, decoders, standardisation and the loss; no loop.
+
+Only `pretrained` knows of files.
+"""

@@ -37,6 +37,7 @@ from amma.train.data.seen import Seen
 from amma.train.model.config import ModelConfig
 from amma.train.model.family import make_model
 from amma.train.model.fusion import FusionModel
+from amma.train.model.pretrained import build_exported, is_exported, read_exported
 
 Result = TypeVar("Result")
 
@@ -245,17 +246,30 @@ def resolve_checkpoint(path: Path) -> Path:
 
 
 def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:
-    """The model of a checkpoint (or of a run folder's best one), verified, in evaluation mode on `device`."""
+    """The model of a checkpoint (of a run folder's best one; or an exported one), verified, in evaluation mode."""
+    if is_exported(path):
+        return _load_exported(path, device)
     folder = resolve_checkpoint(path)
     state = read_state(folder, files=(MODEL, SEEN))
     config = state["config"]
     widths = {Modality(name): width for name, width in state["widths"].items()}
     model = make_model(ModelConfig.parse(config["model"], source=str(folder / STATE)), widths)
     model.load_state_dict(load_file(folder / MODEL))
+    return _loaded(folder, model.to(device), state)
+
+
+def _load_exported(folder: Path, device: str) -> LoadedModel:
+    """As `load_model`, of a folder of `amma-train export`; its state is what that kept of the checkpoint's."""
+    exported = read_exported(folder)
+    state = {**exported["training"], **{name: exported[name] for name in ("files", "widths", "random_weights")}}
+    return _loaded(folder, build_exported(folder, exported).to(device), state)
+
+
+def _loaded(folder: Path, model: FusionModel, state: dict[str, Any]) -> LoadedModel:
     return LoadedModel(
         path=folder,
-        model=model.to(device).eval(),
-        config=config,
+        model=model.eval(),
+        config=state["config"],
         state=state,
         store_fingerprint=state["inputs"]["fingerprint"],
         root_hashes=state["inputs"]["root_hashes"],
@@ -265,9 +279,12 @@ def load_model(path: Path, *, device: str = "cpu") -> LoadedModel:
 
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint is, as plain values; all its files are verified."""
-    folder = resolve_checkpoint(path)
-    state = read_state(folder)
+    """What a checkpoint, or an exported model, is, as plain values; all its files are verified."""
+    if is_exported(path):
+        folder, state = path, load_model(path).state
+    else:
+        folder = resolve_checkpoint(path)
+        state = read_state(folder)
     shown = ("step", "epoch", "steps_per_epoch", "streams", "best", "metrics", "proteins", "random_weights", "versions")
     return {
         "checkpoint": str(folder),
