@@ -16,11 +16,12 @@ from amma.manifests.errors import UsageError
 
 
 class Family(StrEnum):
-    """What each decoder sees of the fused tokens."""
+    """What each decoder sees of the fused tokens; or vectors that are contrasted, and no decoders."""
 
     ASYMMETRIC = "asymmetric"
     SYMMETRIC = "symmetric"
     NO_AUXILIARY = "no-auxiliary"
+    CONTRASTIVE = "contrastive"
 
 
 class Positions(StrEnum):
@@ -137,7 +138,8 @@ class RunOptions:
         Key("model.family"),
         typer.Option(
             help="asymmetric: structure from sequence and function, function from sequence and structure; symmetric: "
-            "each from itself (Eq. 13); no-auxiliary: all from the sequence (Eq. 17)."
+            "each from itself (Eq. 13); no-auxiliary: all from the sequence (Eq. 17); contrastive: one vector a "
+            "modality, nothing masked or rebuilt (Eq. 14-16)."
         ),
     ] = Family.ASYMMETRIC
     width: Annotated[
@@ -230,6 +232,16 @@ class RunOptions:
     targets: Annotated[
         Targets, Key("objective.targets"), typer.Option(help="Scale of the error; raw is the paper's letter.")
     ] = Targets.STANDARDISED
+    temperature: Annotated[
+        float,
+        Key("objective.temperature"),
+        typer.Option(help="Of family contrastive: what similarities are divided by."),
+    ] = 0.07
+    normalise: Annotated[
+        bool,
+        Key("objective.normalise"),
+        typer.Option(help="Of family contrastive: similarities are cosines, else inner products."),
+    ] = True
 
     # The optimizer.
     lr: Annotated[float, Key("optimizer.lr"), typer.Option(help="Learning rate of AdamW.")] = 1e-4
@@ -249,7 +261,9 @@ class RunOptions:
     # Proteins and batches.
     epochs: Annotated[int, Key("epochs"), typer.Option(help="How often each protein is seen.")] = 10
     max_steps: Annotated[int | None, Key("max_steps"), typer.Option(help="Stop after so many steps in all.")] = None
-    batch_size: Annotated[int, Key("mix.batch_size"), typer.Option(help="Proteins in a batch.")] = 4
+    batch_size: Annotated[
+        int, Key("mix.batch_size"), typer.Option(help="Proteins in a batch; contrastive needs many, such as 64.")
+    ] = 4
     seed: Annotated[int, Key("seed"), typer.Option(help="Of weights, order, masks and the validation split.")] = 0
     exclude: Annotated[
         list[Path] | None,

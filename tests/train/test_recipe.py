@@ -99,7 +99,7 @@ mix.weights = 3
         "  line 4, batch-size: there is no such key. Did you mean 'mix.batch_size'?",
         "  line 9, epochs: Input should be greater than 0",
         "  log_every: Input should be greater than 0",
-        "  line 18, objective.zzz: there is no such key. Known here: loss_on, targets.",
+        "  line 18, objective.zzz: there is no such key. Known here: loss_on, targets, temperature, normalise.",
         "  line 19, objective.mix: there is no such key. Did you mean 'mix'?",
     ):
         assert line in found

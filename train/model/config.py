@@ -13,8 +13,8 @@ from amma.manifests.settings import Settings
 
 Positive = Annotated[int, Field(gt=0)]
 
-Family = Literal["asymmetric", "symmetric", "no-auxiliary"]
-"""Which modalities each decoder sees; `amma.train.model.amma.DECODER_SOURCES` is the table."""
+Family = Literal["asymmetric", "symmetric", "no-auxiliary", "contrastive"]
+"""Which modalities each decoder sees; `contrastive` has no decoders. `amma.train.model.family` has their classes."""
 
 
 class ModelConfig(Settings):
@@ -82,12 +82,46 @@ class MaskConfig(Settings):
 
 
 class ObjectiveConfig(Settings):
-    """What the reconstruction loss counts."""
+    """What the loss counts. The first two are those of reconstruction, the others of contrast."""
 
     loss_on: Literal["all", "hidden"] = "all"
     """All tokens (Eq. 4), or only those the encoder did not see (as in MultiMAE)."""
     targets: Literal["standardised", "raw"] = "standardised"
     """The scale of the error: per-channel σ of the training split, or the encoders' own (the paper's letter)."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.07
+    """Of contrast: what similarities are divided by."""
+    normalise: bool = True
+    """Similarities of contrast are cosines, else inner products."""
+
+
+_NO_CONTRAST = {"objective": frozenset({"temperature", "normalise"})}
+
+WITHOUT_EFFECT: dict[Family, dict[str, frozenset[str]]] = {
+    "asymmetric": _NO_CONTRAST,
+    "symmetric": _NO_CONTRAST,
+    "no-auxiliary": _NO_CONTRAST,
+    "contrastive": {
+        "model": frozenset(
+            {
+                "decoder_width",
+                "decoder_ffn",
+                "num_decoder_layers",
+                "num_decoder_heads",
+                "positions",
+                "modality_vectors",
+                "decoder_positions",
+                "hidden_tokens",
+                "global_token",
+            }
+        ),
+        "mask": frozenset(MaskConfig.model_fields),
+        "objective": frozenset({"loss_on", "targets"}),
+    },
+}
+"""Settings that a family does not use, by section. They keep their defaults, and giving one is an error."""
+
+SMALLEST_BATCH: dict[Family, int] = {"contrastive": 2}
+"""Proteins that a batch needs at least, where one is not enough."""
 
 
 class Preset(Settings):

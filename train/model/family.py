@@ -31,8 +31,9 @@ FAMILY: dict[Family, Member] = {
     "asymmetric": _AUTOENCODER,
     "symmetric": _AUTOENCODER,
     "no-auxiliary": _AUTOENCODER,
+    "contrastive": Member("amma.train.model.contrastive:Contrastive", "amma.train.model.contrast:Contrast"),
 }
-"""The three differ in what their decoders see: `amma.train.model.amma.DECODER_SOURCES`."""
+"""The first three differ in what their decoders see: `amma.train.model.amma.DECODER_SOURCES`."""
 
 
 def make_model(config: ModelConfig, widths: Mapping[Modality, int]) -> FusionModel:

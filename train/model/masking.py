@@ -103,6 +103,14 @@ class Masks:
     counts: dict[Modality, Int64[np.ndarray, " _B"]]
 
 
+def show_all(batch: PackedBatch) -> Masks:
+    """The masks of a batch that hide nothing."""
+    return Masks(
+        {modality: torch.ones(len(t.position_T), dtype=torch.bool) for modality, t in batch.tokens.items()},
+        {modality: tokens.lengths.numpy() for modality, tokens in batch.tokens.items()},
+    )
+
+
 def draw_batch(generators: Sequence[np.random.Generator], batch: PackedBatch, config: MaskConfig) -> Masks:
     """Draw the masks of every protein of a batch, each with its own generator."""
     drawn: dict[Modality, list[Bool[np.ndarray, " _T"]]] = {modality: [] for modality in batch.modalities}

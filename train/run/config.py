@@ -3,16 +3,24 @@
 Nothing here needs torch, so that a command line can show it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from amma.featurize.store.fingerprint import fields
 from amma.featurize.store.location import StoreLocation
 from amma.manifests.errors import ConfigError
 from amma.manifests.settings import Settings
-from amma.train.model.config import MaskConfig, ModelConfig, ObjectiveConfig, Positive
+from amma.train.model.config import (
+    SMALLEST_BATCH,
+    WITHOUT_EFFECT,
+    MaskConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    Positive,
+)
 
 StreamName = Literal["triplet", "seq-str", "seq-func"]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -56,7 +64,7 @@ class RunConfig(Settings):
     """The name of what the settings come from, for those who read them; it decides nothing."""
     stores: Annotated[tuple[StoreLocation, ...], Field(min_length=1)]
     model: ModelConfig
-    mask: MaskConfig
+    mask: MaskConfig = MaskConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mix: MixConfig = MixConfig()
@@ -77,6 +85,35 @@ class RunConfig(Settings):
     log_every: Positive = 1
     tensorboard: bool = False
     """Write what the log has for TensorBoard as well."""
+
+    @property
+    def masks(self) -> MaskConfig | None:
+        """What tokens are hidden by; None for a family that hides none."""
+        return None if "mask" in WITHOUT_EFFECT[self.model.family] else self.mask
+
+    @model_serializer(mode="wrap")
+    def _without_what_has_no_effect(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """All settings but those that the family does not use: a file that has them would say what is not so."""
+        values = dump(self)
+        for section, names in WITHOUT_EFFECT[self.model.family].items():
+            values[section] = {name: value for name, value in values[section].items() if name not in names}
+        return {name: value for name, value in values.items() if name != "mask" or value}
+
+    @model_validator(mode="after")
+    def _settings_serve_the_family(self) -> "RunConfig":
+        family = self.model.family
+        for section, names in WITHOUT_EFFECT[family].items():
+            settings = getattr(self, section)
+            idle = sorted(n for n in names if getattr(settings, n) != type(settings).model_fields[n].default)
+            if idle:
+                raise ValueError(f"{', '.join(f'{section}.{name}' for name in idle)}: no effect with family {family}")
+        smallest = SMALLEST_BATCH.get(family, 1)
+        if self.mix.batch_size < smallest:
+            raise ValueError(
+                f"mix.batch_size is {self.mix.batch_size}, but family {family} tells the proteins of a batch apart: "
+                f"at least {smallest}, better 64 or more"
+            )
+        return self
 
     @model_validator(mode="after")
     def _clusters_serve_a_split(self) -> "RunConfig":

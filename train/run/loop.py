@@ -367,7 +367,7 @@ class Run:
     def _training_input(self, step: int) -> StepInput:
         config = self._config
         plan = self._set.mix.plan(step)
-        return prepare_step(self._set.corpus, plan, step, seed=config.seed, mask=config.mask, pack=self._pack)
+        return prepare_step(self._set.corpus, plan, step, seed=config.seed, mask=config.masks, pack=self._pack)
 
     def _validation_input(self, number: int) -> ValidationInput:
         config = self._config
@@ -378,7 +378,7 @@ class Run:
             donor,
             number,
             seed=config.seed,
-            mask=config.mask,
+            mask=config.masks,
             pack=self._pack,
             controls=self._stepper.objective.masked,
         )

@@ -126,7 +126,7 @@ def _measure(config: RunConfig, training_set: TrainingSet, steps: int) -> Measur
         seconds, bytes_per_token = [], 0.0
         for step in range(steps + 1):
             given = prepare_step(
-                training_set.corpus, training_set.mix.plan(step), step, seed=config.seed, mask=config.mask
+                training_set.corpus, training_set.mix.plan(step), step, seed=config.seed, mask=config.masks
             )
             with _kept_bytes(model) as kept:
                 began = time.perf_counter()

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from amma.manifests.errors import ConfigError, UsageError
 from amma.manifests.settings import Settings
-from amma.train.model.config import PRESETS, find_preset
+from amma.train.model.config import PRESETS, WITHOUT_EFFECT, Family, find_preset
 from amma.train.run.config import RunConfig
 
 DEFAULT_PRESET = "paper"
@@ -106,7 +106,13 @@ def resolve(chosen: Mapping[str, Any], *, stores: Sequence[str] = (), require: b
         base = find_preset(DEFAULT_PRESET).model_dump()
     if isinstance(kept_out := values.get("exclude"), list) and "exclude" in typed:
         typed["exclude"] = list(dict.fromkeys([*kept_out, *map(str, typed["exclude"])]))
-    described = _replace(_replace({**base, HEAD: head.name or named}, values), typed)
+    family = _family(typed, values, base)
+    for section, idle in WITHOUT_EFFECT[family].items():
+        for table, place in ((values, recipe.place), (typed, str)):
+            given = sorted(idle & _table(table, section).keys())
+            faults += [f"{place(f'{section}.{name}')}: no effect with family {family}; leave it out" for name in given]
+    base, values, typed = (_without(table, WITHOUT_EFFECT[family]) for table in (base, values, typed))
+    described = _replace(_replace({**base, HEAD: named if head.name is None else head.name or None}, values), typed)
     if "stores" not in described:
         raise UsageError("no feature store is named. Name sealed stores on the command line, or in the recipe.")
     try:
@@ -132,6 +138,26 @@ def _replace(values: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]
         old = merged.get(key)
         merged[key] = _replace(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def _family(*tables: Mapping[str, Any]) -> Family:
+    """The family that the first of the tables names which names one; whether there is such a one is checked later."""
+    named = next((name for table in tables if (name := _table(table, "model").get("family")) is not None), None)
+    return next((family for family in WITHOUT_EFFECT if family == named), "asymmetric")
+
+
+def _table(values: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """A section; an empty one where there is none, or something else in its place."""
+    table = values.get(section)
+    return table if isinstance(table, Mapping) else {}
+
+
+def _without(values: Mapping[str, Any], idle: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+    """`values` without the keys of `idle`, by section."""
+    kept = {
+        section: {k: v for k, v in _table(values, section).items() if k not in names} for section, names in idle.items()
+    }
+    return {**values, **{section: table for section, table in kept.items() if isinstance(values.get(section), Mapping)}}
 
 
 def _without_sizes(values: Mapping[str, Any]) -> dict[str, Any]:

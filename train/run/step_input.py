@@ -9,7 +9,7 @@ from amma.train.data.packing import Pack
 from amma.train.data.streams import NUMBERS, Portion
 from amma.train.model.batch import PackedBatch
 from amma.train.model.config import MaskConfig
-from amma.train.model.masking import Masks, draw_batch, generator_for
+from amma.train.model.masking import Masks, draw_batch, generator_for, show_all
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,15 @@ class StepInput:
 
 
 def prepare_step(
-    source: FeatureSource, plan: Sequence[Portion], step: int, *, seed: int, mask: MaskConfig, pack: Pack = collate
+    source: FeatureSource,
+    plan: Sequence[Portion],
+    step: int,
+    *,
+    seed: int,
+    mask: MaskConfig | None,
+    pack: Pack = collate,
 ) -> StepInput:
-    """Read the proteins of a step and draw their masks.
+    """Read the proteins of a step and draw their masks (`mask` None: nothing is masked).
 
     A protein's mask depends on the seed, its stream, that stream's epoch and the position in it: on nothing that
     batch size, threads or ranks could change.
@@ -31,7 +37,12 @@ def prepare_step(
     portions = []
     for portion in plan:
         batch = pack(source, [draw.protein for draw in portion.draws], portion.modalities)
-        generators = [generator_for(seed, NUMBERS[portion.stream], d.epoch, d.position) for d in portion.draws]
-        masks = draw_batch(generators, batch, mask)
-        portions.append((portion, batch, masks))
+        portions.append((portion, batch, _masks(portion, batch, seed, mask)))
     return StepInput(step, tuple(portions))
+
+
+def _masks(portion: Portion, batch: PackedBatch, seed: int, mask: MaskConfig | None) -> Masks:
+    if mask is None:
+        return show_all(batch)
+    generators = [generator_for(seed, NUMBERS[portion.stream], draw.epoch, draw.position) for draw in portion.draws]
+    return draw_batch(generators, batch, mask)

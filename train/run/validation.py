@@ -82,7 +82,7 @@ def prepare_validation(
     number: int,
     *,
     seed: int,
-    mask: MaskConfig,
+    mask: MaskConfig | None,
     pack: Pack = collate,
     controls: bool = True,
 ) -> ValidationInput:
@@ -92,7 +92,7 @@ def prepare_validation(
     there are neither such masks nor donors.
     """
     given = prepare_step(source, (portion,), number, seed=seed, mask=mask, pack=pack)
-    if not controls:
+    if not controls or mask is None:
         return ValidationInput(given, {}, None)
     ((_, batch, _),) = given.portions
     whole = {}
