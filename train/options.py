@@ -273,6 +273,12 @@ class RunOptions:
             help="File of ids, one a line, that training must not see; also under another id. Repeatable.",
         ),
     ] = None
+    subset: Annotated[
+        int | None,
+        Key("subset"),
+        typer.Option(metavar="N", help="Train on N triplets only, of those neither excluded nor set aside."),
+    ] = None
+    subset_seed: Annotated[int, Key("subset_seed"), typer.Option(help="Which N they are.")] = 0
     validation_fraction: Annotated[
         float,
         Key("validation_fraction"),

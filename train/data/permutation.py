@@ -49,7 +49,7 @@ class Permutation:
         """A bijection of 0..base²-1."""
         left, right = np.divmod(value, self._base)
         for key in self._keys:
-            left, right = right, (left + _mix(right + key) % self._base) % self._base
+            left, right = right, (left + scramble(right + key) % self._base) % self._base
         shuffled: UInt64[np.ndarray, " places"] = left * self._base + right
         return shuffled
 
@@ -87,7 +87,7 @@ class BlockPermutation:
         return order
 
 
-def _mix(word: UInt64[np.ndarray, " places"]) -> UInt64[np.ndarray, " places"]:
+def scramble(word: UInt64[np.ndarray, " places"]) -> UInt64[np.ndarray, " places"]:
     """A 64-bit word to another that looks unrelated (the finaliser of splitmix64, Steele et al. 2014)."""
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

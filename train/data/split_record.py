@@ -1,6 +1,7 @@
 """The validation split that a run was begun with, so that it goes on with that one and no other.
 
-    RUN_DIR/split.json    the ids of the validation proteins, and where their clusters came from
+    RUN_DIR/split.json    the ids of the validation proteins, where their clusters came from, and the ids of the
+                          triplets that were trained on where these are a subset
 
 How sequences are clustered depends on what is installed; a run must not depend on it once it has begun. It also spares
 the clustering when a run goes on.
@@ -13,7 +14,7 @@ from pathlib import Path
 from amma.manifests.errors import InputError
 from amma.manifests.files import write_json_atomically
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,16 @@ class SplitRecord:
     """What is known of a run's split: where its clusters came from (None without validation), and who is in it.
 
     `validation` is None where the ids were not kept or cannot be read: then the split has to be made again, the same
-    way.
+    way. `subset` is a record for others, and never read back: it follows from the settings.
     """
 
     origin: str | None
     validation: tuple[str, ...] | None
+    subset: tuple[str, ...] | None = None
 
     def write(self, path: Path) -> None:
         """Write the file; it appears whole or not at all."""
-        record = {"clusters_from": self.origin, "validation": self.validation}
+        record = {"clusters_from": self.origin, "validation": self.validation, "subset": self.subset}
         write_json_atomically(path, {"format": "amma-split", "version": FORMAT_VERSION, **record})
 
     @staticmethod

@@ -21,6 +21,7 @@ from amma.train.data.seen import WITH, WITHOUT, Seen
 from amma.train.data.sequence_hash import sequence_hashes
 from amma.train.data.split_record import SplitRecord
 from amma.train.data.streams import NUMBERS, STREAMS, Draw, Mix, Portion, Stream
+from amma.train.data.subset import choose_subset
 from amma.train.data.validation_split import choose_validation, find_clusters, read_clusters
 from amma.train.model.masking import generator_for
 from amma.train.run.config import RunConfig
@@ -70,6 +71,11 @@ def prepare_training_set(config: RunConfig, record: SplitRecord | None = None) -
     candidate_N = np.isin(kind_N, wanted) & ~exclusion.excluded
     held_out_N, origin = _hold_out(config, corpus, candidate_N, hashes_N, record)
     trained_N = candidate_N & ~held_out_N
+    available_N = trained_N
+    if config.subset is not None:
+        triplet_N = available_N & (kind_N == NUMBERS["triplet"])
+        subset_N = choose_subset(triplet_N, hashes_N, corpus.ids, count=config.subset, seed=config.subset_seed)
+        trained_N = subset_N | (available_N & ~triplet_N)
     # All hashes together are the most of the memory: what is kept of them comes before anything else is made.
     text_T = np.where(_has_text(kind_N[trained_N]), WITH, WITHOUT).astype(np.uint8)
     seen = Seen.of(hashes_N[trained_N], text_T)
@@ -88,6 +94,7 @@ def prepare_training_set(config: RunConfig, record: SplitRecord | None = None) -
         "not_in_a_stream": int((~candidate_N & ~exclusion.excluded).sum()),
         "validation": int(held_out_N.sum()),
         "validation_clusters_from": origin,
+        "not_in_subset": int((available_N & ~trained_N).sum()),
         "streams": {str(stream.name): len(stream) for stream in streams},
     }
     inputs = {
@@ -95,8 +102,12 @@ def prepare_training_set(config: RunConfig, record: SplitRecord | None = None) -
         "fingerprint": corpus.fingerprint,
         "exclude": sorted(sha256_of_file(path) for path in config.exclude),
         "clusters": sha256_of_file(config.clusters) if config.clusters else None,
-        "validation": hashlib.sha256(np.flatnonzero(held_out_N).astype("<i8").tobytes()).hexdigest(),
+        "validation": _digest(held_out_N),
     }
+    subset = None
+    if config.subset is not None:
+        inputs["subset"] = _digest(subset_N)
+        subset = _ids(corpus, subset_N)
     return TrainingSet(
         corpus,
         Mix(streams, config.mix),
@@ -104,8 +115,16 @@ def prepare_training_set(config: RunConfig, record: SplitRecord | None = None) -
         seen,
         counts,
         inputs,
-        SplitRecord(origin, tuple(corpus.ids[int(protein)] for protein in np.flatnonzero(held_out_N))),
+        SplitRecord(origin, _ids(corpus, held_out_N), subset),
     )
+
+
+def _digest(chosen_N: Bool[np.ndarray, " N"]) -> str:
+    return hashlib.sha256(np.flatnonzero(chosen_N).astype("<i8").tobytes()).hexdigest()
+
+
+def _ids(corpus: Corpus, chosen_N: Bool[np.ndarray, " N"]) -> tuple[str, ...]:
+    return tuple(corpus.ids[int(protein)] for protein in np.flatnonzero(chosen_N))
 
 
 def _has_text(kind_N: Int8[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:

@@ -71,6 +71,9 @@ class RunConfig(Settings):
     epochs: Positive = 10
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     exclude: tuple[Path, ...] = ()
+    subset: Positive | None = None
+    """How many triplets are trained on, of those that are neither excluded nor set aside; None for all."""
+    subset_seed: Annotated[int, Field(ge=0)] = 0
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     clusters: Path | None = None
     init_from: Path | None = None
@@ -119,6 +122,14 @@ class RunConfig(Settings):
     def _clusters_serve_a_split(self) -> "RunConfig":
         if self.clusters is not None and not self.validation_fraction:
             raise ValueError("clusters has no effect when validation_fraction is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _a_subset_is_of_something(self) -> "RunConfig":
+        if self.subset_seed and self.subset is None:
+            raise ValueError("subset_seed has no effect without subset")
+        if self.subset is not None and not self.mix.weight("triplet"):
+            raise ValueError("subset is one of triplets, and has no effect when their weight is 0")
         return self
 
 
