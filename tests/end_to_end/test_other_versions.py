@@ -79,7 +79,7 @@ def test_what_is_of_a_newer_format_is_refused_in_one_line(
     assert "9.0" in errors[-1]
     assert "Traceback" not in done.err
     # A run takes its new settings down before it looks for its checkpoints.
-    settings = {"newer-step/config.json", "newer-step/split.json"}
+    settings = {f"newer-step/{name}" for name in ("config.json", "config.toml", "split.json")}
     after = contents(newer)
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} <= settings

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amma.manifests.errors import InputError
-from amma.train.data.streams import STREAMS, Mix, Stream
+from amma.train.data.streams import STREAMS, Draw, Mix, Stream
 from amma.train.run.config import MixConfig
 
 
@@ -113,6 +113,25 @@ def test_a_stream_that_runs_dry_does_not_disturb_the_others() -> None:
     short, long = Mix(streams_of(10, 3), config), Mix(streams_of(10, 7), config)
     assert [short.plan(step)[0] for step in range(20)] == [long.plan(step)[0] for step in range(20)]
     assert short.state(5) == {"triplet": {"epoch": 1, "position": 0}, "seq-str": {"epoch": 3, "position": 1}}
+
+
+@pytest.mark.parametrize("mixing", ["interleave", "sum"])
+def test_a_large_stream_keeps_its_order_over_several_epochs_of_a_tiny_one_beside_it(mixing: str) -> None:
+    """Also over epochs of its own; and each of the tiny one's epochs is whole, and in an order of its own."""
+    alone = Mix(streams_of(101), MixConfig(batch_size=4))
+    config = MixConfig(mixing=mixing, batch_size=4, weights={"seq-str": 7.0})  # type: ignore[arg-type]
+    beside = Mix(streams_of(101, 5), config)
+    drawn: dict[str, list[Draw]] = {"triplet": [], "seq-str": []}
+    for step in range(100):
+        for portion in beside.plan(step):
+            drawn[str(portion.stream)] += portion.draws
+    large, tiny = drawn["triplet"], drawn["seq-str"]
+    assert large[-1].epoch >= 2
+    assert tiny[-1].epoch >= 12
+    assert large == [draw for step in range(len(large) // 4) for draw in alone.plan(step)[0].draws]
+    orders = [[draw.protein for draw in tiny if draw.epoch == epoch] for epoch in range(tiny[-1].epoch)]
+    assert all(sorted(order) == [101, 102, 103, 104, 105] for order in orders)
+    assert len(set(map(tuple, orders))) > 5
 
 
 @pytest.mark.parametrize("mixing", ["interleave", "sum"])

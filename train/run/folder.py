@@ -9,13 +9,14 @@ from typing import Any
 from amma.featurize.store.lock import StoreLock, is_lock_file
 from amma.manifests.console import say
 from amma.manifests.errors import InputError
-from amma.manifests.files import TEMPORARY_SUFFIX, write_json_atomically
+from amma.manifests.files import TEMPORARY_SUFFIX, write_atomically, write_json_atomically
 from amma.train.data.split_record import SplitRecord
 from amma.train.data.validation_split import KMERS
 from amma.train.run.checkpoint import Checkpoints
 from amma.train.run.config import RunConfig, check_same_run
+from amma.train.run.config_toml import to_toml
 
-CONFIG, SPLIT = "config.json", "split.json"
+CONFIG, SPLIT, RECIPE = "config.json", "split.json", "config.toml"
 FORMAT_VERSION = "1.1"
 
 
@@ -78,6 +79,7 @@ class RunFolder:
         split.write(self.path / SPLIT)  # before the settings: what is in it counts only beside them
         run = {"config": resolved, "inputs": inputs, "validation_clusters_from": split.origin}
         write_json_atomically(self.path / CONFIG, {"format": "amma-run", "version": FORMAT_VERSION, **run})
+        write_atomically(self.path / RECIPE, to_toml(config).encode())
 
 
 def read_run(path: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from amma.train.model.family import count_parameters, make_model, make_objective
 from amma.train.model.fusion import FusionModel
 from amma.train.run.arithmetic import arithmetic, find_device
 from amma.train.run.config import RunConfig
+from amma.train.run.initial import take_over
 from amma.train.run.optimizer import make_optimizer
 from amma.train.run.schedule import last_step
 from amma.train.run.step import Stepper
@@ -46,6 +47,7 @@ def plan(config: RunConfig, *, measure: int, step_seconds: float | None = None) 
     """
     training_set = prepare_training_set(config)
     try:
+        take_over(config, training_set)
         mix = training_set.mix
         steps = last_step(epochs=config.epochs, steps_per_epoch=mix.steps_per_epoch, max_steps=config.max_steps)
         widths = training_set.corpus.widths
@@ -58,6 +60,7 @@ def plan(config: RunConfig, *, measure: int, step_seconds: float | None = None) 
             memory["activations"] = round(measured.bytes_per_token * int(tokens.max()))
         seconds = step_seconds if step_seconds is not None else measured.step_seconds if measured else None
         return {
+            "config": config.model_dump(mode="json"),
             "parameters": count_parameters(config.model, widths),
             "proteins": training_set.counts,
             "mix": _describe_mix(mix, steps),

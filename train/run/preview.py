@@ -19,6 +19,7 @@ def preview(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         take_over(config, training_set)
         steps = training_set.mix.steps_per_epoch
         return {
+            "config": config.model_dump(mode="json"),
             "run": str(run_dir),
             "goes_on": read_run(run_dir) is not None,
             "proteins": training_set.counts,

@@ -4,7 +4,7 @@
     about = "…"                 one line for `amma-train recipes`
     preset = "paper"            where sizes that the file does not name come from
     requires.init_from = "…"    an option that must be given, and why
-    name = "…"                  of the recipe that a run's config.toml came from
+    name = "…"                  of the recipe that a run's config.toml came from, "" if it came from none
 
 All other keys are those of `RunConfig`. Paths in a recipe are relative to where the command is run, as on its line.
 """
