@@ -95,7 +95,10 @@ def plan(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show what a run would need: parameters, memory, steps, hours, and the mix of streams. Writes nothing."""
+    """Show what a run would need: parameters, memory, steps, hours, and the mix of streams. Writes nothing.
+
+    It takes the options of `pretrain`, so that one word makes a plan of a run.
+    """
     from amma.train.run.recipe import resolve
 
     config = resolve(chosen, stores=stores or [], require=False)
