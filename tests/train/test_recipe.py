@@ -23,7 +23,7 @@ def faults(text: str, tmp_path: Path, **chosen: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         made(text, tmp_path, **chosen)
     first, *others = str(caught.value).split("\n")
-    assert first == f"recipe {tmp_path / 'mine.toml'} is not valid:"
+    assert first == f"recipe {tmp_path / 'mine.toml'}{' with these options' if chosen else ''} is not valid:"
     return others
 
 

@@ -120,7 +120,8 @@ def resolve(chosen: Mapping[str, Any], *, stores: Sequence[str] = (), require: b
     except ValidationError as error:
         faults += RunConfig.faults(error, lambda key: key if _has(typed, key) else recipe.place(key))
     if faults:
-        source = "the run's configuration" if named is None else f"recipe {recipe.name}"
+        also = " with these options" if chosen.keys() - {"recipe"} else ""
+        source = "the run's configuration" if named is None else f"recipe {recipe.name}{also}"
         raise ConfigError(f"{source} is not valid:\n" + "\n".join(f"  {fault}" for fault in faults))
     if require and head.requires and config.init_from is None:
         raise UsageError(f"recipe {recipe.name} needs --init-from CHECKPOINT: {head.requires['init_from']}")
