@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from amma.manifests.console import say
-from amma.manifests.errors import CheckpointError
+from amma.manifests.errors import CheckpointError, LossError
 from amma.manifests.files import (
     TEMPORARY_SUFFIX,
     fsync_directory,
@@ -104,8 +105,10 @@ class Checkpoints:
         """Write a checkpoint of step `snapshot.state["step"]` and swap the pointers; gives its folder.
 
         `seen` is a finished file that is linked into the folder. Older checkpoints are removed last. Raises
-        `CheckpointError` (`E_DISK`) if it cannot be written; those that are there stay as they are.
+        `CheckpointError` (`E_DISK`) if it cannot be written, `LossError` if a weight is not finite; those that are
+        there stay as they are.
         """
+        _refuse_infinite_weights(snapshot)
         self.folder.mkdir(exist_ok=True)
         final = self.folder / f"{PREFIX}{snapshot.state['step']:08d}"
         aside = final.with_name(final.name + TEMPORARY_SUFFIX)
@@ -308,6 +311,16 @@ def _first_sound(folders: Sequence[Path], read: Callable[[Path], Result]) -> Res
 
 def _step(folder: Path) -> int:
     return int(folder.name.removeprefix(PREFIX))
+
+
+def _refuse_infinite_weights(snapshot: Snapshot) -> None:
+    """The loss would tell only one step later, when the last good checkpoint may be gone."""
+    for name, tensor in snapshot.model.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise LossError(
+                f"step {snapshot.state['step']}: {name} is not finite after the last update, so this checkpoint is not "
+                "saved; the one before is safe. Try a lower --lr, --clip, or --precision fp32."
+            )
 
 
 def _write(folder: Path, snapshot: Snapshot, seen: Path) -> None:

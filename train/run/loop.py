@@ -208,6 +208,7 @@ class Run:
                     latest = self._folder.checkpoints.pointed("latest")
                     report = {**fault.report, "last_checkpoint": latest.name if latest else None}
                     write_json_atomically(self._folder.failed_batch, report)
+                    say(f"the proteins of this step, and their places in the streams: {self._folder.failed_batch}")
                     raise
         return self._outcome()
 
@@ -273,7 +274,7 @@ class Run:
             validation = self._set.validation
             with self._loader(self._validation_input, lambda n: validation[n : n + 1], 0, len(validation)) as inputs:
                 agreement = Agreement(self._watched, seed=self._config.seed)
-                result = validate(self._stepper, inputs, self._profiles, agreement)
+                result = validate(self._stepper, inputs, self._profiles, agreement, self._step)
         self._epochs_closed += 1
         summary = self._tally.summary(self._stepper.objective.expected(self._model))
         self._metrics = {"train": summary, "validation": asdict(result) if result else None}

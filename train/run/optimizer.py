@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from amma.manifests.errors import CheckpointError
 from amma.train.run.config import OptimizerConfig
 
+STATE = {"step", "exp_avg", "exp_avg_sq"}
+"""What AdamW keeps of a parameter that ever had a gradient."""
+
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """Fused AdamW; weight decay on matrices only.
@@ -44,7 +47,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave, on each parameter's device.
 
-    Raises `CheckpointError` for a tensor that fits no parameter.
+    Raises `CheckpointError` for a tensor that fits no parameter, and where a parameter has a part of its state only.
     """
     by_name = dict(model.named_parameters())
     for key, value in tensors.items():
@@ -56,3 +59,10 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
                 "It was written by another model; start again in a new folder."
             )
         optimizer.state[parameter][what] = value.to(parameter.device)
+    for name, parameter in by_name.items():
+        lacking = sorted(STATE - optimizer.state.get(parameter, {}).keys())
+        if lacking and len(lacking) < len(STATE):
+            raise CheckpointError(
+                f"the checkpoint's optimizer state lacks {lacking[0]} of {name}: it is not whole. Use another "
+                "checkpoint of this run, or start again in a new folder."
+            )

@@ -9,6 +9,7 @@ Legend: B proteins, T tokens of one modality, F width of its features.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from amma.train.model.masking import Masks, draw_batch, generator_for
 from amma.train.model.objective import Losses
 from amma.train.model.reconstruction import Reconstruction
 from amma.train.run.agreement import Agreement
-from amma.train.run.step import PARTS, Stepper
+from amma.train.run.step import PARTS, StepError, Stepper
 from amma.train.run.step_input import StepInput, prepare_step
 from amma.train.run.tally import ErrorTally, Part
 
@@ -139,20 +140,31 @@ def validate(
     batches: Iterable[ValidationInput],
     profiles: Mapping[Modality, PositionProfile],
     agreement: Agreement,
+    step: int = 0,
 ) -> ValidationResult:
-    """Go through the batches once, in evaluation mode and without gradients; `agreement` is a new one."""
+    """Go through the batches once, in evaluation mode and without gradients; `agreement` is a new one.
+
+    Raises `LossError` if the loss of a batch is not finite after `step` steps.
+    """
     sums: defaultdict[str, _Sums] = defaultdict(_Sums)
+    seen: list[tuple[StepInput, Tensor]] = []
     model, objective = stepper.model, stepper.objective
     model.eval()
     with torch.no_grad():
         for item in batches:
-            ((_, on_host, masks),) = item.given.portions
+            ((portion, on_host, masks),) = item.given.portions
             batch = on_host.to(stepper.device)
             agreement.add(item.given.step, model, batch)
-            sums["model"].add(stepper.losses(batch, masks))
+            losses = stepper.losses(batch, masks)
+            sums["model"].add(losses)
+            # Of the batch only its ids are kept: who was in it must be known when all are through.
+            seen.append((StepInput(step, ((portion, PackedBatch(batch.ids, {}), masks),)), losses.total()))
             if isinstance(objective, Reconstruction):
                 _add_controls(sums, stepper, objective, item, batch, masks, profiles)
     model.train()
+    for (given, _), loss in zip(seen, torch.stack([total for _, total in seen]).tolist() if seen else [], strict=True):
+        if not isfinite(loss):
+            raise StepError(given, "validation loss", loss)
     tally = defaultdict(ErrorTally, {name: of.tally() for name, of in sums.items()})
     hidden_whole: dict[str, dict[str, float]] = {}
     for name, key in (("whole", "own"), ("whole another", "another_protein")):
