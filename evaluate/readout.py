@@ -1,7 +1,7 @@
 """One vector a protein from the fusion encoder's outputs: at its residues, or at its global token.
 
 A protein's vector does not depend on its batch mates. Sequence and structure go in, nothing is masked; a protein
-that has only one of the two goes in with that one.
+that has only one of the two goes in with that one. A model that is not `per_token` gives the vector itself.
 
 Shapes: B proteins, T residues of the whole batch, D fusion width.
 """
@@ -66,6 +66,11 @@ def read_out(fused: Fused, readout: Readout, pooling: AttentionPooling | None = 
 
 def check_readout(model: FusionModel, readout: Readout) -> None:
     """Raise `UsageError` if the model has nothing to be read out so."""
+    if not model.per_token and readout is not Readout.MEAN:
+        raise UsageError(
+            f"--readout {readout.value}: this checkpoint's model ({model.config.family}) gives a protein one vector "
+            "and no tokens to choose from. Give --readout mean: that vector."
+        )
     if readout is Readout.GLOBAL and model.global_token is None:
         raise UsageError(
             "--readout global: this checkpoint's model has no global token. Give another readout, or a checkpoint of "

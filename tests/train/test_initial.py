@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,10 @@ def test_such_a_run_resumes_to_the_bit_and_only_with_the_same_weights(
     ("changes", "message"),
     [
         ({"family": "symmetric"}, "family asymmetric there, symmetric here"),
+        (
+            {"family": "no-auxiliary"},
+            r"family asymmetric there, no-auxiliary here; only there: lifts\.func, lifts\.str\. Give",
+        ),
         ({"width": 32, "num_decoder_layers": 2}, "width 16 there, 32 here; num_decoder_layers 1 there, 2 here"),
     ],
 )
@@ -100,6 +105,27 @@ def test_another_model_is_refused_with_every_difference(
     with pytest.raises(CheckpointError, match=message):
         pretrain(config(model={**model, **changes}, init_from=first), tmp_path / "second")
     assert not (tmp_path / "second" / "config.json").exists()
+
+
+def test_a_model_without_decoders_is_refused_with_the_parts_that_it_lacks(
+    first: Path, config: Make, tmp_path: Path
+) -> None:
+    contrastive = {"model": {"family": "contrastive", "width": 16, "ffn": 32, "num_fusion_layers": 2, "num_heads": 2}}
+    parts = ", ".join(
+        f"{part}.{modality}"
+        for part in ("decoder_embeddings", "decoders", "embeddings", "lifts")
+        for modality in ("func", "seq", "str")
+    )
+    there = f"family asymmetric there, contrastive here; only there: {parts}. Give"
+    with pytest.raises(CheckpointError, match=re.escape(there)):
+        pretrain(config(**contrastive, mask={}, init_from=first), tmp_path / "second")
+    pretrain(config(**contrastive, mask={}, max_steps=1), tmp_path / "other")
+    here = f"family contrastive there, asymmetric here; only here: {parts}. Give"
+    with pytest.raises(CheckpointError, match=re.escape(here)):
+        pretrain(config(init_from=tmp_path / "other"), tmp_path / "third")
+    pretrain(config(**contrastive, mask={}, max_steps=1, init_from=tmp_path / "other"), tmp_path / "fourth")
+    step = tensors(tmp_path / "other", 1)
+    assert tensors(tmp_path / "fourth", 0) == step
 
 
 def test_features_of_other_encoders_are_refused(

@@ -95,16 +95,6 @@ class Objective(ABC):
     def __call__(self, model: FusionModel, batch: PackedBatch, visible: Visible) -> Losses:
         """Run the model and sum its errors; summed over ranks, `total` of the summed counts is the step's loss."""
 
-    def of_the_mean(self, model: FusionModel, batch: PackedBatch, visible: Visible) -> Losses:
-        """The errors of predicting every channel's mean; without terms where nothing is rebuilt."""
-        return Losses({})
-
-    def errors(
-        self, model: FusionModel, batch: PackedBatch, visible: Visible, rebuilt: Mapping[Modality, Tensor]
-    ) -> Losses:
-        """The errors of any reconstruction, given in standardised units; without terms where nothing is rebuilt."""
-        return Losses({})
-
     def expected(self, model: FusionModel) -> dict[Modality, float]:
         """The error that predicting the mean has on the training split, by modality, where something is rebuilt."""
         return {}

@@ -16,5 +16,11 @@ def headline(epoch: int, epochs: int, summary: Mapping[str, Any], result: Valida
     line = f"epoch {epoch}/{epochs}: {loss}"
     if errors:
         line += f"; hidden-token error on {where} (1 = predicting the mean): {errors}"
+    terms, chance = (summary["terms"], summary.get("chance", {})) if result is None else (result.terms, result.chance)
+    if chance:
+        shown = ", ".join(
+            f"{name} {terms[name]:.3f} ({knowing_nothing:.3f})" for name, knowing_nothing in chance.items()
+        )
+        line += f"; terms on {where} (knowing nothing): {shown}"
     vectors = agreement.describe(result.vectors) if result else ""
     return f"{line}\n  {vectors}" if vectors else line

@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from amma.featurize.store.fingerprint import differences
 from amma.manifests.console import say
 from amma.manifests.errors import CheckpointError, FingerprintError
 from amma.train.data.sequence_hash import sequence_hashes
 from amma.train.data.training_set import TrainingSet
+from amma.train.model.config import WITHOUT_EFFECT, ModelConfig
+from amma.train.model.family import make_model
+from amma.train.model.fusion import FusionModel
 from amma.train.run.checkpoint import MODEL, LoadedModel, load_model
 from amma.train.run.config import RunConfig
 
@@ -50,9 +55,18 @@ def take_over(config: RunConfig, training_set: TrainingSet) -> tuple[Initial | N
 
 def _refuse_what_does_not_fit(loaded: LoadedModel, config: RunConfig, training_set: TrainingSet) -> None:
     corpus = training_set.corpus
-    there, here = loaded.model.config.model_dump(), config.model.model_dump()
-    different = [f"{key} {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]
+    there, here = _in_use(loaded.model.config), _in_use(config.model)
+    different = [
+        f"{key} {there[key]} there, {here[key]} here" for key in here if there.get(key, here[key]) != here[key]
+    ]
     widths = loaded.model.widths
+    if there["family"] != here["family"]:
+        with torch.device("meta"):
+            fresh = make_model(config.model, corpus.widths)
+        theirs, ours = _parts(loaded.model), _parts(fresh)
+        for only, where in ((theirs - ours, "there"), (ours - theirs, "here")):
+            if only:
+                different.append(f"only {where}: {', '.join(sorted(only))}")
     different += [
         f"{modality} features of {widths.get(modality)} channels there, {corpus.widths.get(modality)} here"
         for modality in sorted(widths.keys() | corpus.widths.keys())
@@ -69,3 +83,18 @@ def _refuse_what_does_not_fit(loaded: LoadedModel, config: RunConfig, training_s
             f"--init-from {loaded.path} was trained on features of other encoders: {'; '.join(fields)}. Featurize "
             "these proteins as those were, or begin without it."
         )
+
+
+def _in_use(config: ModelConfig) -> dict[str, Any]:
+    """What decides a model, without the settings that its family does not use."""
+    return config.model_dump(exclude=set(WITHOUT_EFFECT[config.family].get("model", ())))
+
+
+def _parts(model: FusionModel) -> set[str]:
+    """What a model is made of, as a message names it: `encoder`, `decoders.func`."""
+    parts = set()
+    for name, module in model.named_children():
+        kinds = [key for key, _ in (*module.named_children(), *module.named_parameters(recurse=False))]
+        by_modality = isinstance(module, (nn.ModuleDict, nn.ParameterDict))
+        parts |= {f"{name}.{key}" for key in kinds} if by_modality else {name}
+    return parts
