@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int64
 
 from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.encoding import is_out_of_memory
@@ -91,11 +91,10 @@ class EmbeddingOrigin:
         self._precision = precision
         self._model = loaded.model.to(self._device).eval()
         self._pack = Packer(self._device)
-        self._limits = {modality: corpus.length(modality) for modality in self.modalities}
+        self._stored = {modality: corpus.length(modality) for modality in self.modalities}
         # The plan draws this permutation: proteins are handed to it so that they come out in the order of the inputs.
         generator = np.random.Generator(np.random.PCG64(StoreSettings().seed))
-        self._order: Int64[np.ndarray, " N"] = generator.permutation(corpus.num_proteins).astype(np.int64)
-        self._number = np.argsort(self._order)
+        self._number: Int64[np.ndarray, " N"] = np.argsort(generator.permutation(corpus.num_proteins))
 
     def fingerprint(self) -> dict[str, Any]:
         """The model, what it is shown, and the encoders of its inputs."""
@@ -113,13 +112,9 @@ class EmbeddingOrigin:
 
     def survey(self) -> Survey:
         """The rows that each protein will have; the content is the inputs, by their roots."""
-        lengths = {}
-        for modality in MODALITIES:
-            length: Int32[np.ndarray, " N"] = np.zeros(self._corpus.num_proteins, dtype=np.int32)
-            if modality in self.modalities:
-                stored = self._limits[modality]
-                length[self._order] = stored if self._model.per_token else np.minimum(stored, 1)
-            lengths[modality] = length
+        lengths = {modality: np.zeros(self._corpus.num_proteins, dtype=np.int32) for modality in MODALITIES}
+        for modality, stored in self._stored.items():
+            lengths[modality] = (stored if self._model.per_token else np.minimum(stored, 1))[self._number]
         return Survey(lengths, sha256_of_json({"embedded": self._corpus.root_hashes}))
 
     def identities(self, rows: Int64[np.ndarray, " n"]) -> tuple[list[str], list[str]]:
@@ -179,7 +174,7 @@ class EmbeddingOrigin:
             if has:
                 groups.setdefault(has, []).append(slot)
         for modalities, slots in sorted(groups.items()):
-            cost = {slot: sum(int(self._limits[m][numbers[slot]]) for m in modalities) for slot in slots}
+            cost = {slot: sum(int(self._stored[m][numbers[slot]]) for m in modalities) for slot in slots}
             batch: list[int] = []
             left = 0
             for slot in sorted(slots, key=lambda slot: (-cost[slot], slot)):

@@ -23,6 +23,8 @@ EVALUATE = "--task ec-class --labels data/ec.tsv --splits data --device cpu"
         (f"amma-train pretrain all.zarr new {PRETRAIN}", "steps: 2"),
         (f"amma-train pretrain all.zarr new {PRETRAIN} --init-from run", "parameters: "),
         (f"amma-train pretrain all.zarr run {PRETRAIN}", "goes_on: True"),
+        ("amma-train export run new", "weights      sha256 "),
+        ("amma-train embed run all.zarr new.zarr --device cpu", "bytes needed"),
         (f"amma-eval function run all.zarr new {EVALUATE}", "6 tunings of at most 50 epochs"),
     ],
 )
