@@ -262,7 +262,7 @@ class RunOptions:
     epochs: Annotated[int, Key("epochs"), typer.Option(help="How often each protein is seen.")] = 10
     max_steps: Annotated[int | None, Key("max_steps"), typer.Option(help="Stop after so many steps in all.")] = None
     batch_size: Annotated[
-        int, Key("mix.batch_size"), typer.Option(help="Proteins in a batch; contrastive needs many, such as 64.")
+        int, Key("mix.batch_size"), typer.Option(help="Proteins in a batch; contrastive needs many, such as 256.")
     ] = 4
     seed: Annotated[int, Key("seed"), typer.Option(help="Of weights, order, masks and the validation split.")] = 0
     exclude: Annotated[

@@ -114,7 +114,7 @@ class RunConfig(Settings):
         if self.mix.batch_size < smallest:
             raise ValueError(
                 f"mix.batch_size is {self.mix.batch_size}, but family {family} tells the proteins of a batch apart: "
-                f"at least {smallest}, better 64 or more"
+                f"at least {smallest}, better 256"
             )
         return self
 
