@@ -67,3 +67,32 @@ def test_queries_keys_and_values_start_as_three_square_maps() -> None:
 def test_no_rows_at_all_are_no_trouble() -> None:
     empty = Transformer(2, 8, 2, 16)(torch.zeros(0, 8), torch.zeros(4, dtype=torch.int64))
     assert empty.shape == (0, 8)
+
+
+def test_computing_layers_anew_gives_the_same_gradients_to_the_bit_and_keeps_less() -> None:
+    torch.manual_seed(0)
+    ours = Transformer(3, 16, 4, 32)
+    parts = [torch.tensor([0, *lengths]).cumsum(0) for lengths in ([5, 0, 7, 5, 1], [2, 3, 0, 2, 9])]
+    x = torch.randn(34, 16)
+    joint = join(parts, torch.device("cpu"), read=1)
+    found = []
+    for recomputes in (False, True):
+        ours.recomputes = recomputes
+        ours.zero_grad()
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        given = x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            encoded = ours(given, joint.offsets, joint.readout)
+            size = sum(kept.values())
+        encoded.square().sum().backward()
+        found.append((size, encoded, given.grad, [parameter.grad for parameter in ours.parameters()]))
+    (size, *plain), (smaller, *anew) = found
+    assert smaller < size / 3
+    torch.testing.assert_close(anew, plain, rtol=0, atol=0)
+    with torch.no_grad():
+        assert torch.equal(ours(x, joint.offsets, joint.readout), encoded)

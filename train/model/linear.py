@@ -22,8 +22,8 @@ def mkl_is_slow() -> bool:
     """Whether MKL uses half of what this processor has: 512-bit vectors, and another maker than Intel."""
     cpuinfo = Path("/proc/cpuinfo")
     return (
-        torch.backends.mkldnn.is_available()
-        and torch.backends.mkl.is_available()
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and cpuinfo.exists()
         and "GenuineIntel" not in cpuinfo.read_text()
@@ -45,7 +45,8 @@ def multiply(
         and x_TI.dtype == weight_OI.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
     ):
-        return product(x_TI, weight_OI, bias_O)
+        product_TO: Tensor = product(x_TI, weight_OI, bias_O)
+        return product_TO
     return linear(x_TI, weight_OI, bias_O)
 
 
