@@ -1,9 +1,7 @@
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -178,38 +176,3 @@ def test_something_that_is_no_store_or_no_checkpoint_ends_with_1(
 def test_help_needs_no_heavy_library() -> None:
     program = "import sys, amma.train.cli; print(sorted({'torch', 'pandas', 'zarr', 'pyarrow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-@pytest.mark.slow
-def test_a_killed_and_a_terminated_process_go_on_as_if_nothing_had_been(store: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from amma.train.cli import main; main()", "pretrain", str(store)]
-    options = [*QUICK, "--epochs", "40", "--checkpoint-every", "7", "--max-steps"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(name: str, steps: int) -> subprocess.Popen[bytes]:
-        arguments = [*command, str(tmp_path / name), *options, str(steps)]
-        return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-
-    def steps_logged(name: str) -> list[dict[str, Any]]:
-        log = tmp_path / name / "log.jsonl"
-        return [line for line in read_log(log) if line["kind"] == "step"] if log.exists() else []
-
-    def signal_after(process: subprocess.Popen[bytes], steps: int, number: signal.Signals) -> int:
-        deadline = time.monotonic() + 120
-        while len(steps_logged("run")) < steps and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(number)
-        process.communicate(timeout=60)
-        return process.returncode
-
-    straight = start("straight", 60)
-    assert signal_after(start("run", 400), 10, signal.SIGKILL) == -signal.SIGKILL
-    reached = len(steps_logged("run"))
-    assert signal_after(start("run", 400), reached + 5, signal.SIGTERM) == 143
-    assert straight.wait(timeout=120) == 0
-    stopped = len(steps_logged("run"))
-    last = start("run", stopped + 3)
-    assert last.wait(timeout=120) == 0
-    ours, theirs = steps_logged("run"), steps_logged("straight")
-    assert [line["step"] for line in ours] == list(range(stopped + 3))
-    assert ours[:60] == theirs[: len(ours)]

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import signal
@@ -9,19 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 import amma.train.run.loop
 from amma.featurize.store.lock import StoreLock
 from amma.featurize.store.reader import FeatureStore
-from amma.manifests.errors import CheckpointError, ConfigError, InputError, LossError, StoreError
-from amma.manifests.settings import sha256_of_json
+from amma.manifests.errors import ConfigError, InputError, StoreError
 from amma.manifests.table import Modality
 from amma.train.data.seen import WITH, WITHOUT
 from amma.train.data.sequence_hash import sequence_hash
 from amma.train.model.standardise import Moments
-from amma.train.run.checkpoint import STATE, Checkpoints, load_model, resolve_checkpoint
+from amma.train.run.checkpoint import Checkpoints, load_model, resolve_checkpoint
 from amma.train.run.config import RunConfig
 from amma.train.run.interruption import Interruption
 from amma.train.run.log import read_log
@@ -104,16 +101,6 @@ def same_run(one: Path, other: Path) -> bool:
     return lines(one) == lines(other) and tensors(one) == tensors(other)
 
 
-@pytest.mark.parametrize("step", [1, 8, 9, 10, 17])
-def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
-    step: int, straight: tuple[Path, Watched], config: Make, tmp_path: Path, watched: Watched
-) -> None:
-    pretrain(config(max_steps=step), tmp_path / "run")
-    pretrain(config(), tmp_path / "run")
-    assert same_run(tmp_path / "run", straight[0])
-    assert watched == straight[1]
-
-
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("step", [3, 8])  # 8 is the last step of the first epoch: its validation is still to come
 def test_a_signal_ends_the_step_saves_and_the_run_goes_on_to_the_bit(
@@ -155,35 +142,6 @@ def test_a_signal_while_channels_are_measured_ends_the_run_before_it_began(confi
         outcome = pretrain(config(), tmp_path / "run")
     assert (outcome.step, outcome.checkpoint) == (0, None)
     assert pretrain(config(max_steps=1), tmp_path / "run").step == 1
-
-
-def test_a_resume_that_forgets_the_optimizer_is_caught(reference: Path, config: Make, tmp_path: Path) -> None:
-    pretrain(config(max_steps=5), tmp_path / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amma.train.run.loop, "restore_optimizer", lambda model, optimizer, tensors: None)
-        pretrain(config(), tmp_path / "run")
-    assert not same_run(tmp_path / "run", reference)
-
-
-def test_a_resume_that_forgets_the_schedule_is_caught(reference: Path, config: Make, tmp_path: Path) -> None:
-    changed = config(optimizer={"lr_step_epochs": 1})
-    pretrain(changed, tmp_path / "whole")
-    pretrain(config(optimizer={"lr_step_epochs": 1}, max_steps=12), tmp_path / "run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(amma.train.run.loop.StepDecay, "at", lambda self, step: self.base)
-        pretrain(changed, tmp_path / "run")
-    assert not same_run(tmp_path / "run", tmp_path / "whole")
-
-
-def test_a_checkpoint_at_another_position_is_refused(config: Make, tmp_path: Path) -> None:
-    pretrain(config(max_steps=5), tmp_path / "run")
-    state_file = tmp_path / "run" / "checkpoints" / "step-00000005" / STATE
-    state = json.loads(state_file.read_text())
-    del state["sha256"]
-    state["streams"]["triplet"]["position"] += 1
-    state_file.write_text(json.dumps({**state, "sha256": sha256_of_json(state)}))
-    with pytest.raises(CheckpointError, match="the streams stood at"):
-        pretrain(config(), tmp_path / "run")
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
@@ -250,36 +208,6 @@ def test_two_processes_do_not_train_in_one_folder(config: Make, tmp_path: Path) 
     with StoreLock(tmp_path), pytest.raises(StoreError, match="in use by process") as caught:
         pretrain(config(), tmp_path)
     assert caught.value.code == "E_LOCKED"
-
-
-def test_a_loss_that_is_not_finite_stops_in_its_step_and_names_the_proteins(
-    config: Make, tmp_path: Path, watched: Watched
-) -> None:
-    run_dir = tmp_path / "run"
-    with pytest.raises(LossError, match=r"step 1: the loss is (inf|nan) with the proteins 'P") as caught:
-        pretrain(config(optimizer={"lr": 1e30, "clip": 0}), run_dir)
-    report = json.loads((run_dir / "failed_batch.json").read_text())
-    named = [protein["id"] for portion in report["portions"] for protein in portion["proteins"]]
-    assert named == [name for ids in watched.ids[1] for name in ids]
-    assert all(name in str(caught.value) for name in named)
-    assert report["last_checkpoint"] == "step-00000000"
-    assert set(watched.ids) == {0, 1}
-    assert all(np.isfinite(value).all() for value in load_model(run_dir).model.state_dict().values())
-    assert [line["step"] for line in lines(run_dir) if line["kind"] == "step"] == [0]
-
-
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(config: Make, tmp_path: Path) -> None:
-    make_stepper = Stepper.__init__
-
-    def with_bad_gradient(self: Stepper, model: Any, *arguments: Any, **options: Any) -> None:
-        make_stepper(self, model, *arguments, **options)
-        model.encoder.norm.weight.register_hook(lambda gradient: gradient * float("nan"))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stepper, "__init__", with_bad_gradient)
-        with pytest.raises(LossError, match="step 0: the norm of the gradient is nan"):
-            pretrain(config(), tmp_path / "run")
-    assert pretrain(config(max_steps=2), tmp_path / "run").step == 2
 
 
 def test_numbers_read_one_step_late_are_the_same_numbers(reference: Path, config: Make, tmp_path: Path) -> None:
@@ -366,26 +294,6 @@ def test_without_validation_the_best_checkpoint_is_the_latest(config: Make, tmp_
     pretrain(config(validation_fraction=0, epochs=2), tmp_path / "run")
     assert resolve_checkpoint(tmp_path / "run").name == "step-00000020"
     assert lines(tmp_path / "run")[-1]["validation"] is None
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"mix": {"mixing": "sum", "weights": {"seq-func": 0.5}}},
-        {"precision": "bf16"},
-        {"objective": {"loss_on": "hidden", "targets": "raw"}},
-        {"mask": {"visible_tokens": 12, "modality_dropout": 0.5}},
-        {"mix": {"weights": {"triplet": 0}}},
-    ],
-)
-def test_every_way_to_train_resumes_to_the_bit(changes: dict[str, Any], config: Make, tmp_path: Path) -> None:
-    pretrain(config(epochs=1, **changes), tmp_path / "whole")
-    pretrain(config(epochs=1, max_steps=3, **changes), tmp_path / "parts")
-    pretrain(config(epochs=1, **changes), tmp_path / "parts")
-    assert same_run(tmp_path / "whole", tmp_path / "parts")
-    assert torch.isfinite(
-        torch.tensor([line["loss"] for line in lines(tmp_path / "whole") if line["kind"] == "step"])
-    ).all()
 
 
 def test_two_stores_train_as_one(
