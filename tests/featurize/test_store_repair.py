@@ -300,7 +300,7 @@ def test_a_dry_run_names_the_damage_and_writes_nothing(damaged: Damaged, tree: T
     assert not any(encoders[modality].batches for modality in Modality)
 
 
-@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [29, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("disk_full", [False, True])
 def test_a_repair_that_dies_or_has_no_room_at_any_operation_is_begun_again(
     damaged: Damaged, tree: Tree, children: Any, stride: int, disk_full: bool
