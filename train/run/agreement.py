@@ -1,9 +1,10 @@
 """What the vectors of held-out proteins show: whether modalities agree on which are alike, and whether they collapse.
 
 Each modality is encoded **alone**. Encoded together, its tokens attend to those of the others, and vectors agree
-because they have seen each other: an untrained model then finds nearly every protein again. Alone, what agrees has been
-learned. (A masked model has met a modality alone only where a mask hid the others whole, so these figures are hard on
-it; and its loss does not ask for agreement. Only the contrastive one's does.)
+because they have seen each other: of 281 real proteins an untrained model (`tiny`) then finds more than every second
+again among the five nearest, at a debiased CKA of 0.67 to 0.96. Alone, there is nothing to see. (A masked model meets a
+modality alone only where masks hide the others whole, so these figures are hard on it; and its loss does not ask for
+agreement. Only the contrastive one's does.)
 
 Legend: N proteins, D width of the fusion encoder.
 """
