@@ -19,14 +19,23 @@ def fsync_directory(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` aside, fsync, rename over `path`, fsync the folder."""
-    aside = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with aside.open("wb") as handle:
+def aside_of(path: Path) -> Path:
+    """Where the new file is made, before it is renamed over `path`."""
+    return path.with_name(path.name + TEMPORARY_SUFFIX)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write `data` to a file and fsync it."""
+    with path.open("wb") as handle:
         handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())
-    aside.replace(path)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` aside, fsync, rename over `path`, fsync the folder."""
+    write_durably(aside_of(path), data)
+    aside_of(path).replace(path)
     fsync_directory(path.parent)
 
 

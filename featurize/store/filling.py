@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,17 +36,19 @@ from amma.featurize.store.parts import PARTS_FOLDER, WHOLE, end_parts
 from amma.featurize.store.plan import Plan, Survey, make_plan
 from amma.featurize.store.seal import read_seal, seal_store, write_documents
 from amma.featurize.store.settings import StoreSettings
-from amma.featurize.store.shard import FileRecord, StockReader, make_folder, shard_record, write_shard
+from amma.featurize.store.shard import Aside, FileRecord, StockReader, make_folder, shard_record
 from amma.featurize.store.stopping import StopSignals
 from amma.featurize.store.unit import UnitContents
 from amma.manifests.errors import StoreError
-from amma.manifests.files import TEMPORARY_SUFFIX, write_atomically, write_json_atomically
+from amma.manifests.files import TEMPORARY_SUFFIX, aside_of, fsync_directory, write_durably, write_json_atomically
 from amma.manifests.table import MODALITIES, Modality
 
 log = logging.getLogger(__name__)
 
-WRITERS = 8
-"""Threads that write, hash and measure a unit: as many as arrays and modalities."""
+SYNCED = 5
+"""Files of a unit that the disk is waited for at a time: as many as there are arrays of rows."""
+MEASURED = 2
+"""Threads that hash and measure a unit meanwhile."""
 
 Advance = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[Advance]]
@@ -305,17 +308,29 @@ def begin(path: Path, header: Header, plan: Plan, origin: Origin, documents: dic
 def write_unit(path: Path, contents: UnitContents, stock: StockReader) -> LedgerEntry:
     """Write the files of one unit and give their receipt; nothing counts until that is in the ledger."""
     layout, unit = contents.layout, contents.unit
-    shards = {spec.chunk_file(unit): (spec, rows) for spec, rows in unit_shards(contents)}
-    # A shard waits for the disk most of the time: meanwhile the others are hashed, and the channels measured.
-    with ThreadPoolExecutor(WRITERS) as pool:
-        written = [pool.submit(write_shard, path, layout, spec, unit, rows, stock) for spec, rows in shards.values()]
-        measured = {modality: pool.submit(contents.measured, modality) for modality in MODALITIES}
-        hashed = {name: pool.submit(shard_record, layout, spec, rows) for name, (spec, rows) in shards.items()}
-        for writing in written:
-            writing.result()
-        facts = contents.facts_from({modality: measured[modality].result() for modality in MODALITIES}).to_bytes()
-    write_atomically(path / side_file(unit), facts)
-    return receipt(contents, {name: hashing.result() for name, hashing in hashed.items()}, facts)
+    side = path / side_file(unit)
+    # The smallest first: the disk, which takes longest, has something to do from early on, while the next is written,
+    # hashed and measured.
+    shards = sorted(unit_shards(contents), key=lambda shard: shard[1].nbytes)
+    asides, proving, hashing = [], [], {}
+    with ThreadPoolExecutor(SYNCED) as disk, ThreadPoolExecutor(MEASURED) as pool:
+        measuring = {}
+        for modality in sorted(MODALITIES, key=lambda modality: layout.widths[modality]):
+            measuring[modality] = pool.submit(contents.measured, modality)
+        for spec, rows in shards:
+            aside = Aside(path, layout, spec, unit, rows)
+            asides.append(aside)
+            proving.append(disk.submit(aside.prove, stock))
+            hashing[spec.chunk_file(unit)] = pool.submit(shard_record, layout, spec, rows)
+        facts = contents.facts_from({modality: each.result() for modality, each in measuring.items()}).to_bytes()
+        write_durably(aside_of(side), facts)
+        for each in proving:
+            each.result()
+        records = {name: each.result() for name, each in hashing.items()}
+        aside_of(side).replace(side)
+        folders = [side.parent, *chain.from_iterable(aside.place() for aside in asides)]
+        list(disk.map(fsync_directory, dict.fromkeys(folders)))  # side by side: journals make one commit of it
+    return receipt(contents, records, facts)
 
 
 def unit_shards(contents: UnitContents) -> Iterator[tuple[ArraySpec, np.ndarray]]:

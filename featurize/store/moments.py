@@ -3,6 +3,8 @@
 Legend: R rows, D channels, B blocks of rows.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,23 +49,36 @@ def no_rows(width: int) -> ChannelMoments:
     return ChannelMoments(0, np.zeros(width), np.zeros(width))
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of the calling thread
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def moments_of(features_RD: Real[np.ndarray, "R D"], present_R: Bool[np.ndarray, " R"]) -> ChannelMoments:
     """Moments of the rows that are present, in blocks of a fixed size so that equal rows give equal bits.
 
-    Within a block of 64 rows in float32, about the block's own mean; over blocks in float64.
+    Within a block of 64 rows in float32, about the block's own mean; over blocks in float64. In one thread whatever
+    torch has, so that bits do not depend on that, and units can be measured side by side.
     """
     import torch  # turns float16 into float32 some fifteen times as fast as numpy 2.4 does
 
     counts, totals, squares = [], [], []
-    with torch.inference_mode():
+    room_BD = torch.empty((min(_BLOCK, len(features_RD)), features_RD.shape[1]))  # fresh memory costs as much again
+    with torch.inference_mode(), _one_thread():
         for begin in range(0, len(features_RD), _BLOCK):
             rows = slice(begin, begin + _BLOCK)
             here_R = present_R[rows]
             block_RD = features_RD[rows] if here_R.all() else features_RD[rows][here_R]
             if not len(block_RD):
                 continue
-            # A copy, also of float32: it is changed below.
-            value_RD = torch.from_numpy(block_RD).to(torch.float32, copy=True)
+            value_RD = room_BD[: len(block_RD)].copy_(torch.from_numpy(block_RD))
             total_D = value_RD.sum(0)
             value_RD.sub_(total_D / len(block_RD))
             counts.append(len(block_RD))

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from amma.featurize.store.layout import ArraySpec, Layout
 from amma.manifests.errors import CorruptStoreError
-from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory
+from amma.manifests.files import aside_of, fsync_directory
 
 _ENTRY_BYTES = 16
 _CRC_BYTES = 4
@@ -99,17 +99,28 @@ class StockReader:
         self._files: dict[str, Any] = {key: self._buffer.from_bytes(data) for key, data in documents.items()}
         self._group = zarr.open_group(MemoryStore(self._files), mode="r", use_consolidated=False)
         self._arrays: dict[str, Any] = {}
-        self.decoded: set[tuple[str, int]] = set()
+        self.found: set[tuple[str, int]] = set()
         """Paths and numbers of rows of the shards that were decoded and found right."""
 
-    def rows(self, spec: ArraySpec, unit: int, data: bytes, shard_rows: int) -> np.ndarray:
-        """All rows of a unit in the array `spec`, if its shard file had these bytes."""
+    def finds(self, layout: Layout, spec: ArraySpec, unit: int, path: Path, rows_R: np.ndarray) -> bool:
+        """Whether zarr finds these rows, and fill after them, if the file at `path` is the shard of `unit` in `spec`.
+
+        It decodes the first inner chunk, one in the middle, the last, and the first of those that are not there.
+        """
         key = spec.chunk_file(unit)
-        self._files[key] = self._buffer.from_bytes(data)
         if spec.path not in self._arrays:
             self._arrays[spec.path] = self._group[spec.path]
+        begin, size = unit * layout.shard_rows, layout.chunk_rows
+        fill = np.full((size, *spec.row_shape), spec.fill, dtype=spec.dtype)
+        file: Any = np.memmap(path, np.uint8, "r")
+        self._files[key] = self._buffer.from_array_like(file)
         try:
-            return np.asarray(self._arrays[spec.path][unit * shard_rows : (unit + 1) * shard_rows])
+            for row in {0, len(rows_R) // size // 2 * size, len(rows_R) - size, len(rows_R)} - {layout.shard_rows}:
+                expected = rows_R[row : row + size] if row < len(rows_R) else fill
+                found = np.asarray(self._arrays[spec.path][begin + row : begin + row + size])
+                if not np.array_equal(as_bytes(found), as_bytes(expected)):
+                    return False
+            return True
         finally:
             del self._files[key]
 
@@ -122,37 +133,63 @@ def shard_record(layout: Layout, spec: ArraySpec, rows_R: np.ndarray) -> FileRec
     return FileRecord(rows_R.nbytes + len(index), digest.hexdigest())
 
 
+class Aside:
+    """A shard that is written beside its place, and not proven yet; it is there only once it is `place`d."""
+
+    def __init__(self, store: Path, layout: Layout, spec: ArraySpec, unit: int, rows_R: np.ndarray) -> None:
+        self._layout, self._spec, self._unit, self._rows_R = layout, spec, unit, rows_R
+        self._index = _index_of(layout, spec, rows_R)
+        self.path = store / spec.chunk_file(unit)
+        self._aside = aside_of(self.path)
+        make_folder(store / spec.path / "c")  # at once: all writers of a store count on it
+        self._changed = make_folders(self.path.parent)
+        self._handle = self._aside.open("wb", buffering=0)
+        try:
+            for data in (as_bytes(rows_R), np.frombuffer(self._index, dtype=np.uint8)):
+                written = 0
+                while written < len(data):
+                    written += self._handle.write(data[written:].data)
+        except BaseException:
+            self._handle.close()
+            raise
+
+    def prove(self, stock: StockReader) -> None:
+        """Make it durable, read it back and compare; raises `CorruptStoreError` if it is not what was meant.
+
+        That zarr finds the rows where they are depends on their number alone, so zarr is asked for the first shard of
+        each number (of inner chunks).
+        """
+        with self._handle:
+            os.fsync(self._handle.fileno())
+        rows_R = self._rows_R
+        intact = _reads_back(self._aside, as_bytes(rows_R), self._index)
+        shape = (self._spec.path, len(rows_R))
+        if intact and shape not in stock.found:
+            intact = stock.finds(self._layout, self._spec, self._unit, self._aside, rows_R)
+            stock.found.add(shape)
+        if not intact:
+            raise CorruptStoreError(
+                f"{self._aside}: reads back other than it was written (unit {self._unit}). Check the disk and its "
+                "memory; nothing of this unit was stored, the same command goes on."
+            )
+
+    def place(self) -> list[Path]:
+        """Rename it to where it belongs; gives the folders whose fsync makes that durable."""
+        self._aside.replace(self.path)
+        return [*self._changed, self.path.parent]
+
+
 def write_shard(
     store: Path, layout: Layout, spec: ArraySpec, unit: int, rows_R: np.ndarray, stock: StockReader
 ) -> None:
     """Write the shard of `unit` in array `spec`: aside, fsync, read back and compared, renamed into place.
 
-    That zarr finds the rows where they are depends on their number alone, so zarr decodes the first shard of each
-    number (of inner chunks). Raises `CorruptStoreError` if what is read back is not what was meant; nothing is in
-    place then.
+    Raises `CorruptStoreError` if what is read back is not what was meant; nothing is in place then.
     """
-    path = store / spec.chunk_file(unit)
-    make_folder(path.parent)
-    index = _index_of(layout, spec, rows_R)
-    aside = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with aside.open("wb") as handle:
-        handle.write(as_bytes(rows_R).data)
-        handle.write(index)
-        handle.flush()
-        os.fsync(handle.fileno())
-    intact = _reads_back(aside, as_bytes(rows_R), index)
-    shape = (spec.path, len(rows_R))
-    if intact and shape not in stock.decoded:
-        decoded = stock.rows(spec, unit, aside.read_bytes(), layout.shard_rows)
-        intact = np.array_equal(as_bytes(decoded[: len(rows_R)]), as_bytes(rows_R))
-        stock.decoded.add(shape)
-    if not intact:
-        raise CorruptStoreError(
-            f"{aside}: reads back other than it was written (unit {unit}). Check the disk and its memory; "
-            "nothing of this unit was stored, the same command goes on."
-        )
-    aside.replace(path)
-    fsync_directory(path.parent)
+    aside = Aside(store, layout, spec, unit, rows_R)
+    aside.prove(stock)
+    for folder in aside.place():
+        fsync_directory(folder)
 
 
 def _index_of(layout: Layout, spec: ArraySpec, rows_R: np.ndarray) -> bytes:
@@ -188,7 +225,14 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
 
 def make_folder(folder: Path) -> None:
     """Make `folder` and what is missing above it, each durable in its parent."""
-    if not folder.exists():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        fsync_directory(folder.parent)
+    for parent in make_folders(folder):
+        fsync_directory(parent)
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Make `folder` and what is missing above it; gives the folders whose fsync makes that durable."""
+    if folder.exists():
+        return []
+    changed = make_folders(folder.parent)
+    folder.mkdir(exist_ok=True)
+    return [*changed, folder.parent]
