@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from amma.manifests.table import Modality
 from amma.train.model.batch import Fused, PackedBatch, Tokens, Visible
@@ -87,8 +88,10 @@ def _means(modality: Modality, tokens: Tokens) -> Float32[Tensor, "B F"]:
     if not bool((tokens.lengths > 0).all()):
         raise ValueError(f"{modality}: a protein without a single token has no mean")
     features_TF = tokens.features_TD.float()
-    lengths_B = tokens.lengths.to(features_TF.device, non_blocking=True)
-    return torch.segment_reduce(features_TF, "mean", lengths=lengths_B)
+    device = features_TF.device
+    # One pass over the rows, of which there are many, by all threads, and without asking a device for lengths.
+    row_T = torch.arange(len(features_TF), device=device)
+    return embedding_bag(row_T, features_TF, tokens.offsets[:-1].to(device, non_blocking=True), mode="mean")
 
 
 def _as_tokens(vector_BD: Float[Tensor, "B D"]) -> Tokens:
