@@ -19,6 +19,7 @@ from amma.manifests.errors import AmmaError
 
 EXIT_QUARANTINED = 3
 _show_traceback = False
+_silent = False
 
 
 def _set_debug(value: bool) -> bool:
@@ -59,9 +60,21 @@ def run_app(app: typer.Typer) -> None:
         sys.exit(130)
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """Say nothing and show no progress meanwhile: where one of several processes speaks for all."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
 def say(message: str) -> None:
     """Print a message for the person watching, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    if not _silent:
+        print(message, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -90,7 +103,7 @@ def progress(label: str, total: int, *, unit: str = "") -> Iterator[Advance]:
     On a terminal a bar with the time left; elsewhere (a log file, a cluster job) a plain line every ten seconds
     and one at the end.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _silent:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -74,3 +74,9 @@ class LossError(AmmaError):
     """A loss or gradient that is not finite; training stops in that step."""
 
     code = "E_LOSS"
+
+
+class RankError(AmmaError):
+    """Another process of the same training run ended, or is not heard of any more."""
+
+    code = "E_RANK"

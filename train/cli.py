@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app, say
+from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app
 from amma.manifests.errors import UsageError
 from amma.train.chosen import Chosen, takes_run_options
 from amma.train.embed_command import embed
@@ -54,8 +54,6 @@ def pretrain(
     from amma.train.run.loop import pretrain as train
 
     outcome = train(config, run_dir)
-    if outcome.exit_code:
-        say(f"stopped at step {outcome.step} of {outcome.last_step}; the same command goes on from there")
     if outcome.checkpoint is not None:
         from amma.train.run.checkpoint import read_state
 

@@ -321,6 +321,19 @@ class RunOptions:
     threads: Annotated[
         int | None, Key("threads"), typer.Option(help="CPU threads; torch's own number if not given.")
     ] = None
+    accumulate: Annotated[
+        int,
+        Key("accumulate"),
+        typer.Option(
+            metavar="PARTS",
+            help="Take each step in so many batches one after the other, where memory is short; the same step.",
+        ),
+    ] = 1
+    rank_timeout: Annotated[
+        int,
+        Key("rank_timeout"),
+        typer.Option(metavar="SECONDS", help="With torchrun: a process that is silent for so long counts as dead."),
+    ] = 60
     checkpoint_every: Annotated[
         int, Key("checkpoint_every"), typer.Option(metavar="STEPS", help="Besides at the end of each epoch.")
     ] = 1000

@@ -31,6 +31,8 @@ def test_only_what_cannot_change_a_number_may_change() -> None:
         "log_every": 5,
         "device": "cuda",
         "threads": 2,
+        "accumulate": 2,
+        "rank_timeout": 30,
         "stores": ["elsewhere.zarr"],
         "exclude": ["held.txt"],
         "clusters": "c.tsv",

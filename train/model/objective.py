@@ -43,6 +43,10 @@ class ErrorSum:
         """The mean error; 0 where nothing was counted. Waits for the device."""
         return float(self.total.detach()) / self.count if self.count else 0.0
 
+    def plus(self, other: "ErrorSum") -> "ErrorSum":
+        """Both together."""
+        return ErrorSum(self.total + other.total, self.count + other.count)
+
 
 @dataclass(frozen=True)
 class Losses:

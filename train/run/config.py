@@ -86,6 +86,10 @@ class RunConfig(Settings):
     checkpoint_every: Positive = 1000
     """Steps; the end of an epoch is always a checkpoint."""
     log_every: Positive = 1
+    accumulate: Positive = 1
+    """Batches one after the other that make a step, for what does not fit at once; the same step but for rounding."""
+    rank_timeout: Positive = 60
+    """Seconds after which a process that is not heard of counts as dead, where several train."""
     tensorboard: bool = False
     """Write what the log has for TensorBoard as well."""
 
@@ -141,6 +145,8 @@ FREE_TO_CHANGE = frozenset(
         "checkpoint_every",
         "log_every",
         "tensorboard",
+        "accumulate",
+        "rank_timeout",
         "device",
         "threads",
         "stores",

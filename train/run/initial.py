@@ -1,6 +1,6 @@
-"""Beginning a run with the weights of another: what must fit, and what is taken over besides weights."""
+"""What a run begins with: channels measured on its proteins, or another run's weights, which must fit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from amma.featurize.store.fingerprint import differences
-from amma.manifests.console import say
+from amma.manifests.console import progress, say
 from amma.manifests.errors import CheckpointError, FingerprintError
+from amma.train.data.channel_moments import measure_moments
 from amma.train.data.sequence_hash import sequence_hashes
 from amma.train.data.training_set import TrainingSet
 from amma.train.model.config import WITHOUT_EFFECT, ModelConfig
 from amma.train.model.family import make_model
 from amma.train.model.fusion import FusionModel
+from amma.train.model.standardise import Standardiser
 from amma.train.run.checkpoint import MODEL, LoadedModel, load_model
 from amma.train.run.config import RunConfig
 
@@ -51,6 +53,20 @@ def take_over(config: RunConfig, training_set: TrainingSet) -> tuple[Initial | N
         counts={**training_set.counts, "validation_seen_by_init": known},
         inputs={**training_set.inputs, "init_from": loaded.state["files"][MODEL]["sha256"]},
     )
+
+
+def fit_standardiser(
+    standardiser: Standardiser, training_set: TrainingSet, *, threads: int, stop: Callable[[], bool]
+) -> bool:
+    """Measure the training proteins' channels; False if it was told to stop meanwhile."""
+    proteins_T = training_set.proteins_T
+    with progress("measuring channels", len(proteins_T), unit="proteins") as advance:
+        moments = measure_moments(training_set.corpus, proteins_T, threads=threads, advance=advance, stop=stop)
+    if moments is None:
+        return False
+    for modality, measured in moments.items():
+        standardiser.fit(modality, measured)
+    return True
 
 
 def _refuse_what_does_not_fit(loaded: LoadedModel, config: RunConfig, training_set: TrainingSet) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from amma.train.data.collate import collate
 from amma.train.data.corpus import FeatureSource
 from amma.train.data.packing import Pack
+from amma.train.data.share import WHOLE, Share
 from amma.train.data.streams import NUMBERS, Portion
 from amma.train.model.batch import PackedBatch
 from amma.train.model.config import MaskConfig
@@ -18,6 +19,8 @@ class StepInput:
 
     step: int
     portions: tuple[tuple[Portion, PackedBatch, Masks], ...]
+    streams: tuple[str, ...] = ()
+    """Those of the whole step, of which another process may have all proteins."""
 
 
 def prepare_step(
@@ -28,17 +31,18 @@ def prepare_step(
     seed: int,
     mask: MaskConfig | None,
     pack: Pack = collate,
+    share: Share = WHOLE,
 ) -> StepInput:
-    """Read the proteins of a step and draw their masks (`mask` None: nothing is masked).
+    """Read the proteins of a step, or a share of them, and draw their masks (`mask` None: nothing is masked).
 
     A protein's mask depends on the seed, its stream, that stream's epoch and the position in it: on nothing that
     batch size, threads or ranks could change.
     """
     portions = []
-    for portion in plan:
+    for portion in share.of(plan):
         batch = pack(source, [draw.protein for draw in portion.draws], portion.modalities)
         portions.append((portion, batch, _masks(portion, batch, seed, mask)))
-    return StepInput(step, tuple(portions))
+    return StepInput(step, tuple(portions), tuple(portion.stream for portion in plan))
 
 
 def _masks(portion: Portion, batch: PackedBatch, seed: int, mask: MaskConfig | None) -> Masks:
