@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,3 +165,27 @@ def write_proteins() -> Callable[..., Manifest]:
         return Manifest(folder / "m.parquet")
 
     return write
+
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def workers_find_the_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started import `cluster_encoders`."""
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.syspath_prepend(HERE)
+
+
+@pytest.fixture
+def crewed() -> Callable[..., dict[str, Any]]:
+    """`crewed(crew, manifest, …)`: what `featurize` needs to have a crew encode with `cluster_encoders.build(…)`."""
+    from amma.featurize.workers.cluster import ClusterWriter
+    from amma.featurize.workers.recipe import Recipe
+
+    def arguments(crew: Any, manifest: Manifest, **of_encoders: Any) -> dict[str, Any]:
+        recipe = Recipe("cluster_encoders:build", of_encoders)
+        writer = ClusterWriter(crew, manifest.path, recipe)
+        return {"manifest": manifest, "encoders": recipe.build(), "write_units": writer}
+
+    return arguments
