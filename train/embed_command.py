@@ -98,6 +98,8 @@ def embed(
     from amma.train.run.arithmetic import find_device
     from amma.train.run.checkpoint import load_model
 
+    if pooled is not None and out.absolute() in pooled.absolute().parents:
+        raise UsageError(f"{pooled} would lie in {out}, which holds nothing but a store's files. Give another path.")
     pooled_is_there = pooled is not None and pooled.exists()
     if pooled_is_there and not is_sealed(out):
         raise UsageError(f"{pooled} exists. Give another path for --pooled, or remove it.")

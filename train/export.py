@@ -77,7 +77,7 @@ def export_model(checkpoint: Path, folder: Path, *, overwrite: bool = False, dry
     recorded = {name: state["files"][path.name] for name, path in copied.items()}
     config = sealed_config(_config(state, recorded, architecture=type(model).__name__))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    card = render_card(config, num_parameters=num_parameters).encode()
+    card = render_card(config, num_parameters=num_parameters, per_token=model.per_token).encode()
     result = Exported(
         folder=str(folder),
         checkpoint=str(source),

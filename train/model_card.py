@@ -14,14 +14,17 @@ TAGS = ("amma", "biology", "protein", "protein-representation", "multimodal", "m
 FEATURES = {"seq": "sequence", "str": "structure", "func": "function text"}
 
 
-def render_card(config: Mapping[str, Any], *, num_parameters: int) -> str:
-    """The `README.md` beside `config`, the content of an exported model's `config.json`; in Markdown."""
+def render_card(config: Mapping[str, Any], *, num_parameters: int, per_token: bool) -> str:
+    """The `README.md` beside `config`, the content of an exported model's `config.json`; in Markdown.
+
+    `per_token` is the model's: whether it gives a row for each token, or one for each protein and modality.
+    """
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(library_name="amma", pipeline_tag="feature-extraction", tags=list(TAGS))
     sections = (
         _what(config, num_parameters),
-        _use(),
+        _use(per_token=per_token),
         _reads(config),
         _training(config["training"]),
         _results(config["training"]),
@@ -49,11 +52,12 @@ def _what(config: Mapping[str, Any], num_parameters: int) -> Iterator[str]:
     )
 
 
-def _use() -> Iterator[str]:
+def _use(*, per_token: bool) -> Iterator[str]:
     yield "## How to use it"
     yield ""
-    yield "Features come from `amma-featurize run`, with the encoders named below. One row a residue and one vector a"
-    yield "protein, for every protein of a store:"
+    rows = "one row a residue or token" if per_token else "one row a protein"
+    yield "Features come from `amma-featurize run`, with the encoders named below. For every protein of a store, of"
+    yield f"each modality {rows}, and one vector a protein:"
     yield ""
     yield "    amma-train embed THIS_FOLDER features.zarr embeddings.zarr --pooled vectors.parquet"
     yield ""
@@ -68,7 +72,7 @@ def _use() -> Iterator[str]:
     yield 'model = AMMA.from_pretrained("THIS_FOLDER").eval()'
     yield 'store = FeatureStore("features.zarr")'
     yield 'batch = collate(store, [store.row_of("P12345")], [Modality.SEQ, Modality.STR])'
-    yield "residues = model.fuse(batch).tokens[Modality.SEQ].features_TD  # one row a residue"
+    yield f"rows = model.fuse(batch).tokens[Modality.SEQ].features_TD  # {rows}"
     yield "```"
 
 
@@ -117,9 +121,7 @@ def _results(training: Mapping[str, Any]) -> Iterator[str]:
     if not validation:
         yield "No protein was held out, so nothing was measured."
         return
-    yield "On the held-out proteins. Errors are those of rebuilding the features: 1 is predicting the mean of every"
-    yield "channel, and below them stands what they must beat, which is predicting the mean of each position, and the"
-    yield "model when the other modalities are another protein's."
+    yield "On the held-out proteins:"
     yield ""
     yield from _errors(validation)
     rest = {name: value for name, value in validation.items() if name not in ("error", "controls")}
@@ -131,8 +133,12 @@ def _results(training: Mapping[str, Any]) -> Iterator[str]:
 
 def _errors(validation: Mapping[str, Any]) -> Iterator[str]:
     """A table of errors, where the model rebuilds anything."""
-    if "error" not in validation:
+    if not validation.get("error"):
         return
+    yield "Errors are those of rebuilding the features: 1 is predicting the mean of every channel. Below each stands"
+    yield "what it must beat: predicting the mean of each position, and the model when the other modalities are another"
+    yield "protein's."
+    yield ""
     controls = validation.get("controls", {})
     sources = [("model", validation["error"])]
     sources += [
@@ -152,8 +158,8 @@ def _errors(validation: Mapping[str, Any]) -> Iterator[str]:
 def _limits(config: Mapping[str, Any]) -> Iterator[str]:
     yield "## Limits"
     yield ""
-    yield "* The validation errors above measure reconstruction. What the representation is worth for a task must be"
-    yield "  measured on that task: `amma-eval function` does, beside its controls."
+    yield "* What is measured above is not what the representation is worth for a task. That must be measured on the"
+    yield "  task: `amma-eval function` does, beside its controls."
     yield "* Proteins that the encoders cut short are represented as far as these read them."
     yield "* No licence is stated here. Those of the encoders' weights and of the training proteins' data apply."
     if config["random_weights"]:

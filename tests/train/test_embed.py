@@ -354,5 +354,8 @@ def test_what_is_left_out_is_counted_and_strict_says_so_in_the_exit_code(
     asked = ["embed", run, store, memory_folder / "out.zarr", *CPU, "--modality", "func", "--strict", "--json"]
     assert command(monkeypatch, *asked) == 3
     assert json.loads(capsys.readouterr().out)["quarantined"] == 12
+    inside = memory_folder / "out.zarr" / "v.parquet"
+    assert command(monkeypatch, "embed", run, store, memory_folder / "out.zarr", "--pooled", inside) == 2
+    assert not inside.exists()
     assert command(monkeypatch, "embed", run, store) == 2
     assert "CHECKPOINT STORE [STORE...] OUT" in capsys.readouterr().err

@@ -66,6 +66,8 @@ def test_an_exported_model_is_the_checkpoint_to_the_bit_and_needs_nothing_of_the
     model = AMMA.from_pretrained(tmp_path / "model").eval()
     assert type(model) is type(before.model)
     assert bits(model) == bits(before.model)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert ("one row a residue or token" in card) is model.per_token
     assert (done.family, done.parameters) == (family, sum(p.numel() for p in model.parameters()))
     with FeatureStore(store) as features:
         batch = collate(features, [features.row_of("P0"), features.row_of("P1")], MODALITIES)
@@ -128,7 +130,7 @@ def test_the_lines_that_the_card_gives_for_python_run(exported: Path, store: Pat
         code = code.replace(before, str(after))
     names: dict[str, Any] = {}
     exec(code, names)
-    assert names["residues"].shape == (names["store"].entries([names["store"].row_of("P3")]).length_BM[0, 0], 16)
+    assert names["rows"].shape == (names["store"].entries([names["store"].row_of("P3")]).length_BM[0, 0], 16)
 
 
 def test_an_exported_folder_stands_wherever_a_checkpoint_does(run: Path, exported: Path) -> None:
