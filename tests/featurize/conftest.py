@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
-from amma.featurize.store.writer import ProteinArrays
+from amma.featurize.store.settings import StoreSettings
+from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.table import MODALITIES, Manifest, Modality, Protein, write_manifest
 
 WIDTHS = {Modality.SEQ: 8, Modality.STR: 12, Modality.FUNC: 6}
@@ -189,3 +190,15 @@ def crewed() -> Callable[..., dict[str, Any]]:
         return {"manifest": manifest, "encoders": recipe.build(), "write_units": writer}
 
     return arguments
+
+
+@pytest.fixture
+def store(memory_folder: Path, random_proteins: Callable[..., list[ProteinArrays]]) -> Path:
+    """Nine random proteins in a sealed store of shards of 64 rows, for tests that damage it."""
+    path = memory_folder / "s.zarr"
+    settings = StoreSettings(shard_rows=64, chunk_rows=8)
+    fingerprint = {"seq": {"layer": 1}}
+    write_store(
+        path, random_proteins(9), widths=WIDTHS, settings=settings, fingerprint=fingerprint, random_weights=True
+    )
+    return path
