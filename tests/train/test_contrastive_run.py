@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 from amma.manifests.errors import AmmaError, ConfigError
 from amma.manifests.table import Modality
 from amma.train.cli import app
+from amma.train.data.split_record import SplitRecord
+from amma.train.data.training_set import prepare_training_set
 from amma.train.model.contrastive import Contrastive
 from amma.train.model.family import count_parameters
 from amma.train.run.checkpoint import load_model
@@ -127,6 +130,22 @@ def test_the_plan_counts_what_there_is(config: Make, widths: dict[Modality, int]
     planned = plan(run, measure=1)
     assert planned["parameters"] == count_parameters(run.model, widths) == planned["memory_bytes"]["weights"] // 4
     assert planned["memory_bytes"]["activations"] > 0
+
+
+@pytest.mark.parametrize(("num", "sizes"), [(9, [4, 5]), (8, [4, 4]), (10, [4, 4, 2]), (2, [2]), (1, []), (0, [])])
+def test_no_validation_batch_is_of_a_protein_that_has_no_other(
+    num: int, sizes: list[int], config: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The split is taken as it is from the record of a run.
+    record = SplitRecord("test", tuple(f"P{n}" for n in range(num)))
+    training_set = prepare_training_set(settings(config), record)
+    with closing(training_set.corpus):
+        assert [len(portion.draws) for portion in training_set.validation] == sizes
+        held_out = [draw.protein for portion in training_set.validation for draw in portion.draws]
+        assert len(set(held_out)) == sum(sizes)
+    assert (
+        "nothing is measured on the validation proteins of stream triplet: there are 1," in capsys.readouterr().err
+    ) == (num == 1)
 
 
 def test_switches_decide_the_loss_and_the_command_line_has_them(store: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from amma.train.data.split_record import SplitRecord
 from amma.train.data.streams import NUMBERS, STREAMS, Draw, Mix, Portion, Stream
 from amma.train.data.subset import choose_subset
 from amma.train.data.validation_split import choose_validation, find_clusters, read_clusters
+from amma.train.model.config import SMALLEST_BATCH
 from amma.train.model.masking import generator_for
 from amma.train.run.config import RunConfig
 
@@ -111,7 +112,7 @@ def prepare_training_set(config: RunConfig, record: SplitRecord | None = None) -
     return TrainingSet(
         corpus,
         Mix(streams, config.mix),
-        _validation_batches(kind_N, held_out_N, config.mix.batch_size),
+        _validation_batches(kind_N, held_out_N, config.mix.batch_size, SMALLEST_BATCH.get(config.model.family, 1)),
         seen,
         counts,
         inputs,
@@ -165,14 +166,25 @@ def _hold_out(
 
 
 def _validation_batches(
-    kind_N: Int8[np.ndarray, " N"], held_out_N: Bool[np.ndarray, " N"], batch_size: int
+    kind_N: Int8[np.ndarray, " N"], held_out_N: Bool[np.ndarray, " N"], batch_size: int, smallest: int
 ) -> tuple[Portion, ...]:
-    """Every validation protein once, stream by stream."""
+    """Every validation protein once, stream by stream.
+
+    A last batch of fewer than `smallest` proteins goes with the one before; where there is none, nothing can be
+    measured on it, which is said.
+    """
     portions: list[Portion] = []
     for name in STREAMS:
         proteins = np.flatnonzero(held_out_N & (kind_N == NUMBERS[name]))
         draws = [Draw(int(protein), VALIDATION_EPOCH, place) for place, protein in enumerate(proteins)]
-        portions.extend(
-            Portion(name, 1.0, tuple(draws[start : start + batch_size])) for start in range(0, len(draws), batch_size)
-        )
+        if len(draws) < smallest:
+            if draws:
+                few = f"{len(draws)}, of at least {smallest}"
+                say(f"nothing is measured on the validation proteins of stream {name}: there are {few}")
+            continue
+        starts = list(range(0, len(draws), batch_size))
+        if len(starts) > 1 and len(draws) - starts[-1] < smallest:
+            starts.pop()
+        ends = [*starts[1:], len(draws)]
+        portions.extend(Portion(name, 1.0, tuple(draws[start:end])) for start, end in zip(starts, ends, strict=True))
     return tuple(portions)
