@@ -317,6 +317,20 @@ class RunOptions:
     precision: Annotated[Precision, Key("precision"), typer.Option(help="bf16 computes products in bfloat16.")] = (
         Precision.FP32
     )
+    compile: Annotated[
+        bool,
+        Key("compile"),
+        typer.Option(
+            "--compile", help="Compile what layers do to each row (torch.compile); the first step waits for it."
+        ),
+    ] = False
+    checkpoint_activations: Annotated[
+        bool,
+        Key("checkpoint_activations"),
+        typer.Option(
+            "--checkpoint-activations", help="Compute layers anew for the backward pass: less memory, more time."
+        ),
+    ] = False
     device: Annotated[str, Key("device"), typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto"
     threads: Annotated[
         int | None, Key("threads"), typer.Option(help="CPU threads; torch's own number if not given.")

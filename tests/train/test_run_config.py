@@ -25,6 +25,7 @@ def test_only_what_cannot_change_a_number_may_change() -> None:
     changed = {
         "recipe": "my.toml",
         "tensorboard": True,
+        "checkpoint_activations": True,
         "epochs": 3,
         "max_steps": 9,
         "checkpoint_every": 2,
@@ -43,6 +44,7 @@ def test_only_what_cannot_change_a_number_may_change() -> None:
     decides: dict[str, Any] = {
         "seed": 3,
         "precision": "bf16",
+        "compile": True,
         "validation_fraction": 0.5,
         "mix": {"batch_size": 9},
         "model": {**before["model"], "positions": "none"},

@@ -79,6 +79,10 @@ class RunConfig(Settings):
     init_from: Path | None = None
     """A checkpoint whose weights and standardiser the run begins with; everything else begins anew."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    """What layers do to each row by torch.compile; the same numbers up to rounding."""
+    checkpoint_activations: bool = False
+    """Keep the inputs of layers only, and compute the rest anew for the backward pass: less memory, the same bits."""
     device: str = "auto"
     threads: Positive | None = None
     """Of the arithmetic and of the loader; None for torch's own number and the same for the loader."""
@@ -147,6 +151,7 @@ FREE_TO_CHANGE = frozenset(
         "tensorboard",
         "accumulate",
         "rank_timeout",
+        "checkpoint_activations",
         "device",
         "threads",
         "stores",

@@ -24,6 +24,7 @@ from amma.train.run.arithmetic import arithmetic, one_thread
 from amma.train.run.circumstances import Circumstances
 from amma.train.run.clock import Clock
 from amma.train.run.config import RunConfig
+from amma.train.run.execution import prepare_layers
 from amma.train.run.folder import RunFolder
 from amma.train.run.headline import headline
 from amma.train.run.initial import Initial, fit_standardiser
@@ -335,13 +336,17 @@ class Run:
     def _start_stepping(self) -> None:
         config = self._config
         self._model.to(self._device)
+        bf16 = config.precision == "bf16"
+        prepare_layers(
+            self._model, self._device, compiled=config.compile, recomputed=config.checkpoint_activations, bf16=bf16
+        )
         self._stepper = Stepper(
             self._model,
             make_optimizer(self._model, config.optimizer),
             make_objective(config.model.family, config.objective, self._ranks.gather_rows),
             device=self._device,
             clip=config.optimizer.clip,
-            bf16=config.precision == "bf16",
+            bf16=bf16,
             ranks=self._ranks,
         )
 

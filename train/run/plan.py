@@ -1,7 +1,7 @@
 """What a run will need: parameters, memory, steps, hours, and how its streams are mixed. Nothing is written."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from amma.train.data.streams import STREAMS, Mix
 from amma.train.data.training_set import TrainingSet, prepare_training_set
 from amma.train.model.family import count_parameters, make_model, make_objective
 from amma.train.model.fusion import FusionModel
+from amma.train.model.transformer import Layer
 from amma.train.run.arithmetic import arithmetic, find_device
 from amma.train.run.config import RunConfig
+from amma.train.run.execution import prepare_layers
 from amma.train.run.initial import take_over
 from amma.train.run.optimizer import make_optimizer
 from amma.train.run.schedule import last_step
@@ -118,24 +120,31 @@ def _measure(config: RunConfig, training_set: TrainingSet, steps: int) -> Measur
     device = find_device(config.device)
     with arithmetic(config.threads, device) as threads:
         model = make_model(config.model, training_set.corpus.widths).to(device)
+        bf16 = config.precision == "bf16"
+        prepare_layers(model, device, compiled=config.compile, recomputed=config.checkpoint_activations, bf16=bf16)
         stepper = Stepper(
             model,
             make_optimizer(model, config.optimizer),
             make_objective(config.model.family, config.objective),
             device=device,
             clip=config.optimizer.clip,
-            bf16=config.precision == "bf16",
+            bf16=bf16,
         )
         seconds, bytes_per_token = [], 0.0
         for step in range(steps + 1):
             given = prepare_step(
                 training_set.corpus, training_set.mix.plan(step), step, seed=config.seed, mask=config.masks
             )
-            with _kept_bytes(model) as kept:
+            with _kept_bytes(model) as kept, _largest_layer(model) as largest:
                 began = time.perf_counter()
                 numbers = stepper.take(given).read()
                 seconds.append(time.perf_counter() - began)
-            bytes_per_token = max(bytes_per_token, sum(kept.values()) / numbers.num_tokens)
+            num_bytes = sum(kept.values())
+            if config.checkpoint_activations:  # one layer at a time has all it computes for the backward pass
+                with _kept_bytes(model) as inside, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    largest()
+                num_bytes += sum(inside.values())
+            bytes_per_token = max(bytes_per_token, num_bytes / numbers.num_tokens)
         return Measured(str(device), threads, steps, sum(seconds[1:]) / steps, bytes_per_token)
 
 
@@ -156,3 +165,24 @@ def _kept_bytes(model: FusionModel) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield kept
+
+
+@contextmanager
+def _largest_layer(model: FusionModel) -> Iterator[Callable[[], object]]:
+    """A way to run the layer with the most numbers among those of a step again, on what it was given there."""
+    found: list[tuple[Layer, tuple[Any, ...]]] = []
+
+    def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
+        if isinstance(layer, Layer) and (not found or found[0][1][0].numel() < given[0].numel()):
+            found[:] = [(layer, given)]
+
+    def again() -> object:
+        layer, (x_TW, *where) = found[0]
+        return layer(x_TW.detach().requires_grad_(), *where)
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in model.modules() if isinstance(layer, Layer)]
+    try:
+        yield again
+    finally:
+        for hook in hooks:
+            hook.remove()
