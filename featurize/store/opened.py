@@ -56,13 +56,16 @@ class NotFlatError(Exception):
 
 
 class _Handle:
-    """An open file and how many readers are at it; it is closed when evicted and let go by the last of them."""
+    """An open file and how many readers are at it; it is closed when evicted and let go by the last of them.
+
+    `rows_end` is where its rows end, once its index was checked.
+    """
 
     __slots__ = ("descriptor", "evicted", "readers", "rows_end")
 
-    def __init__(self, descriptor: int, rows_end: int) -> None:
+    def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.rows_end = rows_end
+        self.rows_end: int | None = None
         self.readers = 0
         self.evicted = False
 
@@ -80,8 +83,8 @@ class _Handle:
 class OpenShards:
     """Read rows of flat shard files with `preadv`, which needs no file position and so no lock.
 
-    Symbolic links are refused. A file's size and index are checked whenever it is opened. `NotFlatError` is raised
-    for a shard with a sound index that is not that of a flat matrix.
+    Symbolic links are refused. A file's size and index are checked whenever it was opened, before any row is read.
+    `NotFlatError` is raised for a shard with a sound index that is not that of a flat matrix.
     """
 
     def __init__(self, store: Path, layout: Layout, *, max_open: int = MAX_OPEN) -> None:
@@ -102,9 +105,12 @@ class OpenShards:
                     for place, target in part:
                         unit, row = divmod(place.start, shard_rows)
                         handle = handles[place.spec.path, unit]
+                        rows_end = handle.rows_end
+                        if rows_end is None:
+                            rows_end = self._check(handle, place)
                         size = target.nbytes
                         offset = row * (size // place.rows)
-                        if offset + size > handle.rows_end:
+                        if offset + size > rows_end:
                             raise self._corrupt(place, f"ends before row {row + place.rows} of its unit")
                         if size <= _BLOCK and os.preadv(handle.descriptor, [target.data], offset) == size:
                             value = value if sum is None else sum(target, value)
@@ -116,7 +122,8 @@ class OpenShards:
     def will_need(self, places: Sequence[Place]) -> None:
         """As `RowReader`: the kernel is told, unless the first byte is in memory already. Nothing where it cannot be.
 
-        What is wrong with a file is left for the read to say.
+        Nothing is waited for, so that one thread can tell it of many files: a file's index is told of too, and checked
+        when rows are read. What is wrong with a file is left for the read to say.
         """
         if not hasattr(os, "posix_fadvise"):
             return
@@ -125,12 +132,14 @@ class OpenShards:
             try:
                 with self._borrowed(chosen) as handles:
                     for place in chosen:
-                        descriptor = handles[self._key(place)].descriptor
+                        handle = handles[self._key(place)]
+                        if handle.rows_end is None:
+                            tail = index_size(self._layout.chunks_per_shard)
+                            _tell(handle.descriptor, max(os.fstat(handle.descriptor).st_size - tail, 0), tail)
                         row_bytes = place.spec.row_bytes
                         offset = place.start % self._layout.shard_rows * row_bytes
-                        if not _is_cached(descriptor, offset):
-                            os.posix_fadvise(descriptor, offset, place.rows * row_bytes, os.POSIX_FADV_WILLNEED)
-            except (CorruptStoreError, NotFlatError, OSError):
+                        _tell(handle.descriptor, offset, place.rows * row_bytes)
+            except (CorruptStoreError, OSError):
                 continue
 
     def close(self) -> None:
@@ -175,7 +184,7 @@ class OpenShards:
                         borrowed[key] = handle
             for key, place in wanted.items():
                 if key not in borrowed:
-                    borrowed[key] = self._keep(key, self._checked_open(place))  # opened without holding the lock
+                    borrowed[key] = self._keep(key, self._opened(place))  # without holding the lock
             yield borrowed
         finally:
             with self._lock:
@@ -201,21 +210,29 @@ class OpenShards:
         if not handle.readers:
             handle.close()
 
-    def _checked_open(self, place: Place) -> _Handle:
+    def _opened(self, place: Place) -> _Handle:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            descriptor = os.open(
-                self._store / self._name(place), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            return _Handle(os.open(self._store / self._name(place), flags))
         except OSError as error:
             raise self._corrupt(place, f"cannot be opened ({error.strerror})") from error
+
+    def _check(self, handle: _Handle, place: Place) -> int:
+        """Check the index of an open file, perhaps beside another thread; gives where its rows end.
+
+        A file that is not as it should be is opened anew the next time.
+        """
         try:
-            return _Handle(descriptor, _rows_end(descriptor, self._layout, place.spec))
-        except (OSError, ValueError) as error:
-            os.close(descriptor)
+            rows_end = handle.rows_end = _rows_end(handle.descriptor, self._layout, place.spec)
+        except (OSError, ValueError, NotFlatError) as error:
+            with self._lock:
+                if self._open.get(self._key(place)) is handle:
+                    del self._open[self._key(place)]
+                    handle.evicted = True  # whoever reads it lets go of it, and the last closes it
+            if isinstance(error, NotFlatError):
+                raise
             raise self._corrupt(place, f"is not a shard of this store: {error}") from error
-        except NotFlatError:
-            os.close(descriptor)
-            raise
+        return rows_end
 
 
 def _groups(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
@@ -230,6 +247,12 @@ def _groups(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
         held += len(part)
     if chosen:
         yield chosen
+
+
+def _tell(descriptor: int, offset: int, size: int) -> None:
+    """Have the kernel fetch bytes of a file, unless it seems to have them."""
+    if not _is_cached(descriptor, offset):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
 def _is_cached(descriptor: int, offset: int) -> bool:

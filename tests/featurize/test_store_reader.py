@@ -19,6 +19,7 @@ from amma.featurize.store.opened import OpenShards
 from amma.featurize.store.packed import RowBuffers
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.settings import StoreSettings
+from amma.featurize.store.shard import index_size
 from amma.featurize.store.verify import verify_store
 from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.errors import CorruptStoreError, StoreError
@@ -167,9 +168,15 @@ def test_reading_ahead_is_told_to_the_kernel_only_for_what_is_not_in_memory(
         opened.will_need(proteins, MODALITIES)
         assert told == []
         monkeypatch.setattr("amma.featurize.store.opened._is_cached", lambda descriptor, offset: False)
-        opened.will_need(proteins[:1], [Modality.SEQ])
         begin, rows = int(opened.start(Modality.SEQ)[proteins[0]]), int(opened.length(Modality.SEQ)[proteins[0]])
-        assert told == [(begin % 64 * 16, rows * 16)]
+        index = index_size(opened.layout.chunks_per_shard)
+        size = (store / opened.layout.features(Modality.SEQ).chunk_file(begin // 64)).stat().st_size
+        opened.will_need(proteins[:1], [Modality.SEQ])
+        assert told == [(size - index, index), (begin % 64 * 16, rows * 16)], "the index is not waited for"
+        opened.read(Modality.SEQ, proteins[0])
+        told.clear()
+        opened.will_need(proteins[:1], [Modality.SEQ])
+        assert told == [(begin % 64 * 16, rows * 16)], "the index was read and checked"
 
 
 def test_everything_works_where_the_system_cannot_read_ahead(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
