@@ -1,6 +1,5 @@
 import json
 import resource
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,50 +190,6 @@ def test_a_newer_version_is_refused_and_not_skipped(run_dir: Path) -> None:
     with pytest.raises(CheckpointError, match=r"of version 2\.0, this program reads") as caught:
         Checkpoints(run_dir).load_newest()
     assert caught.value.code == "E_VERSION"
-
-
-def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_checkpoint(
-    run_dir: Path, tmp_path: Path, children: Any
-) -> None:
-    for step in (1, 2, 3):
-        save(run_dir, step, best=step == 1)
-    steps: list[int | None] = []
-    killed = True
-    while killed:
-        trial = tmp_path / f"trial-{len(steps)}"
-        shutil.copytree(run_dir / "checkpoints", trial / "checkpoints")
-        shutil.copy(run_dir / "seen.safetensors", trial)
-        ended = children.run_to_operation(len(steps) + 1, lambda: save(trial, 4, best=True), below=trial)  # noqa: B023
-        killed = ended != 0
-        assert ended in (0, children.KILLED)
-        steps.append(newest_step(trial))
-        assert resolve_checkpoint(trial).name in ("step-00000001", "step-00000004")
-        if len(steps) % 4 == 0:  # the next save does not mind what is lying about
-            save(trial, 5)
-            assert newest_step(trial) == 5
-    assert len(steps) > 25  # else the operations were not seen, and nothing was tested
-    assert steps == sorted(steps, key=lambda step: step or 0)  # from one moment on it is there, and stays
-    assert set(steps) == {3, 4}
-
-
-def test_a_kill_while_the_same_step_is_saved_again_leaves_a_whole_checkpoint(
-    run_dir: Path, tmp_path: Path, children: Any
-) -> None:
-    save(run_dir, 1)
-    number, killed = 0, True
-    while killed:
-        trial = tmp_path / f"trial-{number}"
-        shutil.copytree(run_dir / "checkpoints", trial / "checkpoints")
-        ended = children.run_to_operation(
-            number + 1,
-            lambda: Checkpoints(trial).save(snapshot_of(1), seen=run_dir / "seen.safetensors", best=True),  # noqa: B023
-            below=trial,
-        )
-        killed = ended != 0
-        assert ended in (0, children.KILLED)
-        assert newest_step(trial) == 1
-        number += 1
-    assert number > 20
 
 
 def test_a_model_comes_back_with_its_statistics_and_its_origin(

@@ -109,13 +109,21 @@ class Checkpoints:
         there stay as they are.
         """
         _refuse_infinite_weights(snapshot)
-        self.folder.mkdir(exist_ok=True)
         final = self.folder / f"{PREFIX}{snapshot.state['step']:08d}"
         aside = final.with_name(final.name + TEMPORARY_SUFFIX)
-        if aside.exists():
-            shutil.rmtree(aside)
         try:
+            self.folder.mkdir(exist_ok=True)
+            if aside.exists():
+                shutil.rmtree(aside)
             _write(aside, snapshot, seen)
+            if final.exists():  # the same step with its epoch not yet closed
+                final.rename(final.with_name(final.name + REPLACED))
+            aside.rename(final)
+            fsync_directory(self.folder)
+            self.point("latest", final)
+            if best:
+                self.point("best", final)
+            self._prune()
         except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise CheckpointError(
@@ -123,15 +131,6 @@ class Checkpoints:
                 "same command again.",
                 code="E_DISK",
             ) from error
-        replaced = final.with_name(final.name + REPLACED)
-        if final.exists():  # the same step with its epoch not yet closed
-            final.rename(replaced)
-        aside.rename(final)
-        fsync_directory(self.folder)
-        self.point("latest", final)
-        if best:
-            self.point("best", final)
-        self._prune()
         return final
 
     def point(self, name: str, folder: Path) -> None:
