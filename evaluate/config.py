@@ -53,7 +53,8 @@ class Readout(StrEnum):
     `mean` averages the outputs at all residues of the sequence, `first` takes that at residue 1 (the paper's "first
     token"), `attention` is their mean with weights that are learned with the head (a softmax over residues of a linear
     score, equal at the start); of a protein without sequence features those of its structure. `global` is the output at
-    the global token, which only a model that was pretrained with `--global-token` has.
+    the global token, which only a model that was pretrained with `--global-token` has. The contrastive model has no
+    tokens: `mean` is its vector, and all others are refused.
     """
 
     MEAN = "mean"
