@@ -44,3 +44,20 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
     thread.start()
     thread.join()
     assert seen == [True, False]
+
+
+def test_of_several_processes_signals_that_follow_at_once_are_one_request(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[int] = []
+    with Interruption(several=True, speaks=False) as interruption:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert isinstance(interruption, Interruption)
+        assert interruption.exit_code == 143
+        monkeypatch.setattr("amma.train.run.interruption.SAME_REQUEST_SECONDS", 0.0)
+        monkeypatch.setattr(os, "kill", lambda pid, number: ended.append(number))
+        signal.raise_signal(signal.SIGINT)
+        assert ended == [signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert capfd.readouterr().err == ""

@@ -23,6 +23,7 @@ from amma.train.run.checkpoint import MODEL, Checkpoints
 from amma.train.run.config import RunConfig
 from amma.train.run.log import read_log
 from amma.train.run.loop import pretrain
+from amma.train.run.preview import preview
 from amma.train.run.ranks import ALONE, joined_processes, own_device
 from amma.train.run.step import Stepper, StepResult
 from amma.train.run.step_input import StepInput
@@ -144,6 +145,39 @@ def test_two_processes_take_the_steps_of_one_and_the_first_alone_writes(
     assert {name for name in measured if torch.equal(measured[name], told[name])} >= {
         name for name in measured if name.startswith("standardiser")
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixing", ["interleave", "sum"])
+def test_two_processes_contrast_the_proteins_of_both(
+    mixing: str, config: Make, tmp_path: Path, children: Any, processes: Callable[..., list[int]]
+) -> None:
+    model = {"family": "contrastive", "width": 16, "ffn": 32, "num_fusion_layers": 2, "num_heads": 2}
+    changes = {"model": model, "mask": {}, "mix": {"mixing": mixing, "batch_size": 5}, "optimizer": {"clip": 0}}
+
+    def alone() -> None:
+        note(tmp_path / "one")
+        pretrain(config(max_steps=4, **changes), tmp_path / "run-1")
+
+    def together(rank: int) -> None:
+        note(tmp_path / "two", rank)
+        pretrain(config(max_steps=4, **changes), tmp_path / "run-2")
+
+    assert children.wait(children.start(alone)) == 0
+    assert processes(2, together) == [0, 0]
+    assert_same_steps(tmp_path / "one", tmp_path / "two", size=2, steps=4)
+    few = {**changes, "mix": {"batch_size": 2}}
+    assert processes(3, lambda rank: pretrain(config(**few), tmp_path / "run-3")) == [1, 1, 1]
+    assert "every one of the 3 needs some" in (tmp_path / "said-0").read_text()
+
+
+def test_a_step_whose_proteins_are_compared_with_each_other_has_no_parts(config: Make, tmp_path: Path) -> None:
+    model = {"family": "contrastive", "width": 16, "ffn": 32, "num_fusion_layers": 2, "num_heads": 2}
+    parts = config(model=model, mask={}, accumulate=2)
+    for run in (pretrain, preview):
+        with pytest.raises(UsageError, match="--accumulate 2: the loss of family contrastive compares"):
+            run(parts, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_step_in_parts_is_the_step_at_once(config: Make, tmp_path: Path, children: Any) -> None:

@@ -8,11 +8,13 @@ from amma.train.model.family import count_parameters
 from amma.train.run.config import RunConfig
 from amma.train.run.folder import read_run, read_split, refuse_foreign_folder
 from amma.train.run.initial import take_over
+from amma.train.run.opening import refuse_parts
 from amma.train.run.schedule import last_step
 
 
 def preview(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     """Proteins of each stream, steps and parameters; raises what the run itself would raise before its first step."""
+    refuse_parts(config)
     refuse_foreign_folder(run_dir)
     training_set = prepare_training_set(config, read_split(run_dir))
     try:
