@@ -67,7 +67,7 @@ test-slow: $(READY) ## Run the tests that take minutes
 	$(BIN)/pytest -v -n auto --dist loadfile -m slow --durations 20
 
 # `make torchdrug` first, or GearNet stands without its peer.
-bench: $(READY) ## Measure: the whole way, the encoders, the store beside its peers (a quarter of an hour)
+bench: $(READY) ## Measure: the whole way, the encoders, the store and the training step beside their peers (half an hour)
 	$(BIN)/pip install --quiet --constraint .venv/constraints.txt '.[bench]'
 	rm -rf $(DEMO)/bench $(DEMO)/bench-data
 	$(BIN)/amma-manifest toy $(DEMO)/bench-data --proteins 240 --seed 1
@@ -76,6 +76,8 @@ bench: $(READY) ## Measure: the whole way, the encoders, the store beside its pe
 	$(BIN)/python benchmarks/store_reads.py --folder $(DEMO)/bench-data
 	$(BIN)/python benchmarks/store_writes.py $(DEMO)/bench-data
 	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/training_step.py --folder $(DEMO)/bench-data
+	$(BIN)/python benchmarks/step_profile.py --folder $(DEMO)/bench-data
 
 check: $(READY) ## Format, lint and types
 	$(BIN)/ruff format --check .

@@ -38,6 +38,7 @@ from amma.train.model.config import Preset, find_preset
 from amma.train.model.family import make_objective
 from amma.train.run.arithmetic import arithmetic, one_thread
 from amma.train.run.config import MixConfig, OptimizerConfig
+from amma.train.run.execution import prepare_layers
 from amma.train.run.optimizer import make_optimizer
 from amma.train.run.step import Stepper
 from amma.train.run.step_input import StepInput, prepare_step
@@ -79,7 +80,8 @@ class OurSide:
     """Steps as `amma-train pretrain` takes them."""
 
     def __init__(self, model: AMMA, *, bf16: bool, compiled: bool, threads: int) -> None:
-        options: dict[str, Any] = {"compiled": True} if compiled else {}
+        torch.set_num_threads(threads)
+        prepare_layers(model, CPU, compiled=compiled, recomputed=False, bf16=bf16)
         self.stepper = Stepper(
             model,
             make_optimizer(model, OPTIMIZER),
@@ -87,7 +89,6 @@ class OurSide:
             device=CPU,
             clip=OPTIMIZER.clip,
             bf16=bf16,
-            **options,
         )
         self.threads = threads
 

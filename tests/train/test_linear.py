@@ -14,9 +14,16 @@ def inputs(rows: int, bias: bool = True) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes[: 2 + bias]]
 
 
+@pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("rows", [0, 1, 37])
-def test_onednn_gives_the_product_and_its_gradients_up_to_rounding(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_gives_the_product_and_its_gradients_up_to_rounding(
+    rows: int, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PREFER_ONEDNN", True)
+    if in_place and module.IN_PLACE is None:
+        pytest.skip("this torch has the public way only")
+    if not in_place:
+        monkeypatch.setattr(module, "IN_PLACE", None)
     found, exact = inputs(rows), [tensor.detach().double().requires_grad_() for tensor in inputs(rows)]
     answer, expected = multiply(*found), linear(*exact)
     assert answer.grad_fn is not None
