@@ -1,5 +1,6 @@
 """A small store of real files for the tests of the loop: 24 triplets, 10 seq-str and 6 seq-func pairs."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.table import Modality
 from amma.train.model.config import MaskConfig, ModelConfig
 from amma.train.run.config import RunConfig
+
+# What tests and the processes that they start have in common lies beside them, in modules that are no tests.
+sys.path.insert(0, str(Path(__file__).parent))
 
 LETTERS = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
 WIDTHS = {Modality.SEQ: 8, Modality.STR: 12, Modality.FUNC: 6}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noted_run import pretrain_and_note
 
 from amma.manifests.files import sha256_of_file
 from amma.train.run.checkpoint import MODEL, TRAINING, Checkpoints
@@ -162,11 +163,8 @@ def ids_noted(notes: Path) -> dict[int, set[str]]:
 
 
 def test_after_30_kills_at_any_moment_the_run_is_that_of_a_process_that_was_not_killed(
-    forks: ForkServerContext, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forks: ForkServerContext, config: Make, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    from noted_run import pretrain_and_note
-
     rng = random.Random(11)
     optimizer = {"lr": 1e-3, "lr_step_epochs": 1, "lr_gamma": 0.9}
     mask = {"visible_tokens": 12, "modality_dropout": 0.3}

@@ -2,11 +2,12 @@ import copy
 
 import pytest
 import torch
+from batches import TRIPLETS, WIDTHS, make_batch, make_visible, with_features
 from torch import Tensor
 
 from amma.manifests.table import MODALITIES, Modality
 from amma.train.model.amma import AMMA
-from amma.train.model.batch import PackedBatch, Tokens, pack
+from amma.train.model.batch import PackedBatch, pack
 from amma.train.model.config import PRESETS, ModelConfig
 from amma.train.model.family import count_parameters
 from amma.train.model.masking import draw_batch, generator_for
@@ -14,7 +15,6 @@ from amma.train.model.reconstruction import Reconstruction
 from amma.train.model.standardise import Moments
 
 SEQ, STR, FUNC = Modality
-WIDTHS = {SEQ: 6, STR: 10, FUNC: 4}
 PAPER_WIDTHS = {SEQ: 1280, STR: 3072, FUNC: 768}
 SMALL = ModelConfig(
     width=16,
@@ -31,41 +31,6 @@ FAMILIES = ["asymmetric", "symmetric", "no-auxiliary"]
 def small(family: str = "asymmetric") -> AMMA:
     torch.manual_seed(0)
     return AMMA(ModelConfig.parse({**SMALL.model_dump(), "family": family}, source="x"), WIDTHS)
-
-
-def make_batch(
-    lengths: list[tuple[int, int, int]], modalities: tuple[Modality, ...] = MODALITIES, seed: int = 0
-) -> PackedBatch:
-    """Proteins of (residues, residues with a Cα, text tokens); the first residues lack their Cα."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = {
-        modality: [
-            (
-                torch.randn(of[column], WIDTHS[modality], generator=generator),
-                torch.arange(of[column]) + (of[0] - of[1] if modality is STR else 0),
-            )
-            for of in lengths
-        ]
-        for column, modality in enumerate(MODALITIES)
-        if modality in modalities
-    }
-    return pack(tuple(f"p{index}" for index in range(len(lengths))), rows)
-
-
-def make_visible(batch: PackedBatch, share: float = 0.4) -> dict[Modality, Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    return {m: torch.rand(len(t.position_T), generator=generator) < share for m, t in batch.tokens.items()}
-
-
-def with_features(batch: PackedBatch, features: dict[Modality, Tensor]) -> PackedBatch:
-    tokens = {
-        modality: Tokens(features.get(modality, old.features_TD), old.offsets, old.position_T)
-        for modality, old in batch.tokens.items()
-    }
-    return PackedBatch(batch.ids, tokens)
-
-
-TRIPLETS = [(9, 7, 5), (4, 4, 8), (9, 9, 5), (6, 2, 1)]
 
 
 @pytest.mark.parametrize(
