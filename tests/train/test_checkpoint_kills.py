@@ -191,6 +191,25 @@ def test_a_kill_while_the_same_step_is_saved_again_leaves_a_whole_checkpoint(
     assert number > 20
 
 
+@pytest.mark.parametrize("kind", ["step-00000009.pruned.tmp", "step-00000011.replaced.tmp", "step-00000012.tmp"])
+def test_folders_that_a_kill_left_half_removed_or_half_written_are_no_checkpoints(
+    kind: str, straight: Straight, config: Make, tmp_path: Path
+) -> None:
+    """Removing a folder is many operations on its files, which the tests above do not count."""
+    whole = straight.folder(11) / "checkpoints" / "step-00000011"
+    names = sorted(path.name for path in whole.iterdir())
+    for number in range(len(names) + 1):
+        trial = tmp_path / str(number)
+        shutil.copytree(straight.folder(11), trial)
+        left = trial / "checkpoints" / kind
+        left.mkdir()
+        for name in names[:number]:
+            shutil.copy(whole / name, left)
+        assert newest(trial) == 11
+        assert not left.exists()
+    assert goes_on_to_the_bit(config, straight, trial, to=12)
+
+
 def test_a_checkpoint_that_is_written_in_place_would_not_survive(
     straight: Straight, tmp_path: Path, children: Any
 ) -> None:
