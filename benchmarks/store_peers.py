@@ -1,7 +1,9 @@
 """The same synthetic proteins in every layout that `store_reads.py` compares, and what others read them with."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,11 +26,11 @@ Read = Callable[[Sequence[int]], object]
 def synthetic(count: int, seed: int) -> Iterator[ProteinArrays]:
     """Lengths: median 250, mean 298, at most 1022 residues; 141 tokens of text on average. Random fp16 numbers."""
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal(1 << 22, dtype=np.float32).astype(np.float16)
+    noise = np.tile(rng.standard_normal(1 << 22, dtype=np.float32).astype(np.float16), 2)
 
     def rows(length: int, width: int) -> np.ndarray:
-        begin = int(rng.integers(0, len(noise) - width))
-        return np.resize(np.roll(noise, -begin)[: length * width], (length, width))
+        begin = int(rng.integers(0, len(noise) // 2))
+        return noise[begin : begin + length * width].reshape(length, width)
 
     for number in range(count):
         length = int(np.clip(rng.lognormal(np.log(250), 0.6), 30, 1022))
@@ -42,10 +44,11 @@ def synthetic(count: int, seed: int) -> Iterator[ProteinArrays]:
 
 
 class Data:
-    """The same rows in every layout, proteins in the store's order."""
+    """The same rows in every layout, proteins in the store's order; without `others` as a store and flat files only."""
 
-    def __init__(self, folder: Path, proteins: int) -> None:
+    def __init__(self, folder: Path, proteins: int, *, others: bool = True) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.store = folder / "store.zarr"
         write_store(self.store, synthetic(proteins, 0), widths=WIDTHS, fingerprint={}, random_weights=True)
         with FeatureStore(self.store) as store:
@@ -55,10 +58,10 @@ class Data:
             self.begin = {m: np.concatenate([[0], np.cumsum(self.lengths[m])]) for m in MODALITIES}
             self.row_shape = {"seq/features": (1280,), "str/features": (3072,), "func/features": (768,)}
             self.dtype = {"str/residue": np.dtype("<i4"), "func/field": np.dtype("u1")}
-            self.mds = folder / "mds" if find_spec("streaming") else None
+            self.mds = folder / "mds" if others and find_spec("streaming") else None
             with ExitStack() as stack:
                 files = {name: stack.enter_context(self.flat(name).open("wb")) for name in ARRAYS}
-                h5 = self._h5(stack)
+                h5 = self._h5(stack) if others else None
                 mds = self._mds(stack)
                 for protein in range(self.num_proteins):
                     found = store.read_many([protein], MODALITIES).rows
@@ -151,6 +154,38 @@ def memmap_reader(data: Data, buffer: Buffer) -> Read:
         for name, protein, target in buffer.places(proteins):
             begin = data.begin[data.modality(name)][protein]
             np.copyto(target, maps[name][begin : begin + len(target)])
+
+    return read
+
+
+def preadv_reader(data: Data, threads: int) -> Read:
+    """What the disk gives: threads that only read, each into its own buffer, the next piece as the one before is there.
+
+    From the flat files, protein by protein.
+    """
+    largest = max(int(lengths.max()) for lengths in data.lengths.values()) * 3072 * 2
+    local = threading.local()
+    row_bytes = {
+        name: data.type_of(name).itemsize * int(np.prod(data.row_shape.get(name, (1,)), dtype=int)) for name in ARRAYS
+    }
+
+    def read_piece(descriptor: int, offset: int, size: int) -> None:
+        if not hasattr(local, "room"):
+            local.room = memoryview(bytearray(largest))
+        if os.preadv(descriptor, [local.room[:size]], offset) != size:
+            raise OSError("a file is shorter than it was")
+
+    def read(proteins: Sequence[int]) -> None:
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(data.flat(name).open("rb", buffering=0)).fileno() for name in ARRAYS}
+            pool = stack.enter_context(ThreadPoolExecutor(threads))
+            pieces = []
+            for protein in proteins:
+                for name in ARRAYS:
+                    begin, end = data.begin[data.modality(name)][protein : protein + 2] * row_bytes[name]
+                    pieces.append(pool.submit(read_piece, files[name], int(begin), int(end - begin)))
+            for piece in pieces:
+                piece.result()
 
     return read
 

@@ -4,8 +4,9 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -20,6 +21,9 @@ _AT_ONCE = 32
 """Files that one call holds at a time."""
 _BLOCK = 1 << 21
 """Bytes that are read and then summed while they are still in the processor's cache."""
+_AHEAD = 1 << 21
+"""Bytes that the kernel is told of at a time. Whole batches told ahead queue before the rows that threads wait for now:
+four threads then got 0.69 of what the disk gave eight that only read, and 0.90 when nothing was told."""
 
 Sum = Callable[[np.ndarray, int], int]
 """The checksum of bytes, given that of what comes before them."""
@@ -120,27 +124,24 @@ class OpenShards:
         return sums
 
     def will_need(self, places: Sequence[Place]) -> None:
-        """As `RowReader`: the kernel is told, unless the first byte is in memory already. Nothing where it cannot be.
+        """As `RowReader`: the kernel is told of the first of them, unless their first byte is in memory already.
 
-        Nothing is waited for, so that one thread can tell it of many files: a file's index is told of too, and checked
-        when rows are read. What is wrong with a file is left for the read to say.
+        Nothing where it cannot be. Nothing is waited for, so that one thread can tell it of many files: the index of a
+        file is told of too, and checked when rows are read. What is wrong with a file is left for the read to say.
         """
         if not hasattr(os, "posix_fadvise"):
             return
-        for begin in range(0, len(places), _AT_ONCE):
-            chosen = places[begin : begin + _AT_ONCE]
-            try:
-                with self._borrowed(chosen) as handles:
-                    for place in chosen:
-                        handle = handles[self._key(place)]
-                        if handle.rows_end is None:
-                            tail = index_size(self._layout.chunks_per_shard)
-                            _tell(handle.descriptor, max(os.fstat(handle.descriptor).st_size - tail, 0), tail)
-                        row_bytes = place.spec.row_bytes
-                        offset = place.start % self._layout.shard_rows * row_bytes
-                        _tell(handle.descriptor, offset, place.rows * row_bytes)
-            except (CorruptStoreError, OSError):
-                continue
+        ends = accumulate(place.rows * place.spec.row_bytes for place in places)
+        chosen = [place for place, end in zip(places[:_AT_ONCE], ends, strict=False) if end <= _AHEAD] or places[:1]
+        with suppress(CorruptStoreError, OSError), self._borrowed(chosen) as handles:
+            for place in chosen:
+                handle = handles[self._key(place)]
+                if handle.rows_end is None:
+                    tail = index_size(self._layout.chunks_per_shard)
+                    _tell(handle.descriptor, max(os.fstat(handle.descriptor).st_size - tail, 0), tail)
+                row_bytes = place.spec.row_bytes
+                offset = place.start % self._layout.shard_rows * row_bytes
+                _tell(handle.descriptor, offset, place.rows * row_bytes)
 
     def close(self) -> None:
         """Close all files; those being read, when they have been."""
