@@ -148,6 +148,51 @@ def test_two_processes_take_the_steps_of_one_and_the_first_alone_writes(
 
 
 @pytest.mark.slow
+def test_processes_share_the_validation_and_find_what_one_finds(
+    config: Make, tmp_path: Path, children: Any, processes: Callable[..., list[int]]
+) -> None:
+    settings = config(epochs=1, validation_fraction=0.4, mix={"batch_size": 2})
+    assert children.wait(children.start(lambda: pretrain(settings, tmp_path / "run-1"))) == 0
+    assert processes(2, lambda rank: pretrain(settings, tmp_path / "run-2")) == [0, 0]
+    one, two = (without_clock(tmp_path / f"run-{size}")[-1]["validation"] for size in (1, 2))
+
+    def compare(here: Any, there: Any) -> None:
+        if isinstance(here, dict):
+            assert list(here) == list(there)
+            for key in here:
+                compare(here[key], there[key])
+        else:
+            assert here == pytest.approx(there, rel=1e-3, abs=1e-3)
+
+    assert {"pairs", "effective_rank"} <= one["vectors"].keys()
+    compare(one, two)
+
+
+@pytest.mark.slow
+def test_a_validation_that_is_not_finite_on_one_process_stops_all_and_names_its_batch(
+    config: Make, tmp_path: Path, processes: Callable[..., list[int]]
+) -> None:
+    def failing(rank: int) -> None:
+        losses = Stepper.losses
+
+        def spoilt(self: Stepper, *given: Any) -> Any:
+            found = losses(self, *given)
+            if rank == 1:
+                found.trained.update({m: ErrorSum(e.total * float("inf"), e.count) for m, e in found.trained.items()})
+            return found
+
+        Stepper.losses = spoilt  # type: ignore[method-assign]
+        pretrain(config(epochs=1, validation_fraction=0.4, mix={"batch_size": 2}), tmp_path / "run")
+
+    assert processes(2, failing) == [1, 1]
+    report = json.loads((tmp_path / "run" / "failed_batch.json").read_text())
+    (portion,) = report["portions"]
+    assert report["what"] == "validation loss"
+    assert 1 <= len(portion["proteins"]) <= 2
+    assert (tmp_path / "said-1").read_text() == ""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mixing", ["interleave", "sum"])
 def test_two_processes_contrast_the_proteins_of_both(
     mixing: str, config: Make, tmp_path: Path, children: Any, processes: Callable[..., list[int]]
@@ -260,6 +305,27 @@ def test_when_a_process_dies_the_others_end_with_a_line_that_says_so(
     assert time.monotonic() - began < 60
     assert "RankError: process 1 of 2" in (tmp_path / "said-1").read_text()
     assert Checkpoints(tmp_path / "run").load_newest() is not None
+
+
+@pytest.mark.slow
+def test_a_process_that_falls_silent_counts_as_dead_after_a_while(
+    config: Make, tmp_path: Path, processes: Callable[..., list[int]]
+) -> None:
+    def silent(rank: int) -> None:
+        def before(stepper: Stepper, given: StepInput) -> None:
+            if rank == 1 and given.step == 2:
+                (tmp_path / "silent").write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        note(tmp_path / "notes", rank, before)
+        try:
+            pretrain(config(rank_timeout=3), tmp_path / "run")
+        finally:
+            os.kill(int((tmp_path / "silent").read_text()), signal.SIGKILL)
+
+    assert processes(2, silent) == [1, -signal.SIGKILL]
+    assert "RankError: process 0 of 2" in (tmp_path / "said-0").read_text()
+    assert "was silent for 3 s" in (tmp_path / "said-0").read_text()
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from amma.train.model.alignment import debiased_cka, effective_rank, recall_at, 
 from amma.train.model.batch import PackedBatch
 from amma.train.model.fusion import FusionModel
 from amma.train.model.masking import generator_for
+from amma.train.run.ranks import Ranks
 
 MOST_PROTEINS = 512
 """So many are enough: debiased CKA of unrelated vectors is then 0 within 0.003."""
@@ -66,18 +67,17 @@ class Agreement:
     def __init__(self, batches: frozenset[int], *, seed: int) -> None:
         self._batches = batches
         self._seed = seed
-        self._parts: dict[Modality, list[Tensor]] = {modality: [] for modality in MODALITIES}
-        self._rows: dict[Modality, list[int]] = {modality: [] for modality in MODALITIES}
-        self._count = 0
+        self._vectors: dict[int, dict[Modality, Tensor]] = {}
 
     def add(self, number: int, model: FusionModel, batch: PackedBatch) -> None:
         """Take in validation batch `number` if it was chosen."""
-        if number not in self._batches:
-            return
-        for modality, vector_BD in vectors_alone(model, batch).items():
-            self._parts[modality].append(vector_BD)
-            self._rows[modality].extend(range(self._count, self._count + batch.num_proteins))
-        self._count += batch.num_proteins
+        if number in self._batches:
+            self._vectors[number] = vectors_alone(model, batch)
+
+    def merge(self, ranks: Ranks) -> None:
+        """Take in the batches of the other processes."""
+        own = {number: {m: vector_BD.cpu() for m, vector_BD in of.items()} for number, of in self._vectors.items()}
+        self._vectors = {number: of for each in ranks.gathered(own) for number, of in each.items()}
 
     def figures(self) -> dict[str, Any]:
         """By pair of modalities how well they agree on the proteins that have both; by modality whether it collapsed.
@@ -85,13 +85,21 @@ class Agreement:
         `cka` is the debiased one, with its mean and standard deviation over shuffled pairs; `recall` goes both ways,
         beside `chance` (k/N, which is also its mean over all shuffles). Nothing that is not finite is in it.
         """
-        have = [modality for modality in MODALITIES if len(self._rows[modality]) > 1]
-        vector = {modality: torch.cat(self._parts[modality]).cpu().numpy() for modality in have}
+        rows: dict[Modality, list[int]] = {modality: [] for modality in MODALITIES}
+        parts: dict[Modality, list[Tensor]] = {modality: [] for modality in MODALITIES}
+        count = 0
+        for _, of in sorted(self._vectors.items()):
+            for modality, vector_BD in of.items():
+                parts[modality].append(vector_BD)
+                rows[modality].extend(range(count, count + len(vector_BD)))
+            count += max(map(len, of.values()))
+        have = [modality for modality in MODALITIES if len(rows[modality]) > 1]
+        vector = {modality: torch.cat(parts[modality]).cpu().numpy() for modality in have}
         if not all(np.isfinite(matrix).all() for matrix in vector.values()):
             return {}
         pairs = {}
         for a, b in combinations(have, 2):
-            _, at_a, at_b = np.intersect1d(self._rows[a], self._rows[b], return_indices=True)
+            _, at_a, at_b = np.intersect1d(rows[a], rows[b], return_indices=True)
             if len(at_a) > 1:
                 pairs[f"{a}-{b}"] = self._agreement(a, b, vector[a][at_a], vector[b][at_b])
         return {

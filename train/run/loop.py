@@ -39,7 +39,7 @@ from amma.train.run.step import StepError, StepNumbers, Stepper, StepResult
 from amma.train.run.step_input import StepInput, prepare_step
 from amma.train.run.tally import EpochTally
 from amma.train.run.tensorboard import TensorBoard, check_installed
-from amma.train.run.validation import ValidationInput, donors, prepare_validation, validate
+from amma.train.run.validation import ValidationInput, ValidationResult, donors, prepare_validation, validate
 
 Item = TypeVar("Item")
 
@@ -74,8 +74,7 @@ def pretrain(config: RunConfig, run_dir: Path) -> Outcome:
         ranks = stack.enter_context(joined_processes(device, timeout=config.rank_timeout))
         if not ranks.is_first:
             stack.enter_context(silence())
-        interruption = Interruption(several=ranks.size > 1, speaks=ranks.is_first)
-        stack.enter_context(interruption)
+        stack.enter_context(interruption := Interruption(several=ranks.size > 1, speaks=ranks.is_first))
         threads = stack.enter_context(arithmetic(config.threads, device))
         folder, training_set, initial = open_run(config, run_dir, ranks, stack)
         run = Run(config, folder, training_set, device=device, threads=threads, interruption=interruption, ranks=ranks)
@@ -124,7 +123,6 @@ class Run:
         self._tally = EpochTally()
         self._best: dict[str, Any] | None = None
         self._metrics: dict[str, Any] | None = None
-        self._validating = False
         self._clock = Clock()
         self._note = ""
         self._donors = donors(training_set.validation)
@@ -197,16 +195,14 @@ class Run:
         return self._outcome()
 
     def _report(self, fault: StepError) -> NoReturn:
-        """Write what failed: in a step all processes are here, in a validation the others wait, and end with it."""
-        if not self._validating:
-            fault = fault.with_all(self._ranks.gathered(fault.report))
+        """Write what failed. The numbers of a step are the same on all processes, so all are here, and one tells."""
+        fault = fault.with_all(self._ranks.gathered(fault.report))
         if self._ranks.is_first:
             latest = self._folder.checkpoints.pointed("latest")
             report = {**fault.report, "last_checkpoint": latest.name if latest else None}
             write_json_atomically(self._folder.failed_batch, report)
             say(f"the proteins of this step, and their places in the streams: {self._folder.failed_batch}")
-        if not self._validating:
-            self._ranks.wait()
+        self._ranks.wait()
         if not self._ranks.is_first:
             raise SystemExit(fault.exit_code)
         raise fault
@@ -264,28 +260,28 @@ class Run:
             )
 
     def _close_epoch(self) -> None:
-        """Validate, write the epoch's line, save, and begin new sums: the first process does, and the others wait."""
+        """Validate, on all processes; then the first writes the epoch's line and saves, and all begin new sums."""
+        timing = self._clock.lap()
+        result = self._validate() if self._set.validation else None
         self._epochs_closed += 1
         self._saved_step = -1
-        self._validating = True
-        best = self._ranks.share(self._judge)
-        self._validating = False
+        best = self._ranks.is_first and self._judge(result, timing)
         self._tally = EpochTally()
         self._save(best=best)
         self._clock.lap()
 
-    def _judge(self) -> bool:
+    def _validate(self) -> ValidationResult:
+        if self._profiles is None and self._stepper.objective.masked:
+            own = self._model.standardiser
+            self._profiles = measure_profiles(self._set.corpus, self._set.proteins_T, own, threads=self._loader_threads)
+        mine = range(self._ranks.rank, len(self._set.validation), self._ranks.size)
+        plan = [self._set.validation[number] for number in mine]
+        agreement = Agreement(self._watched, seed=self._config.seed)
+        with self._loader(lambda n: self._validation_input(mine[n]), lambda n: plan[n : n + 1], 0, len(mine)) as inputs:
+            return validate(self._stepper, inputs, self._profiles or {}, agreement, self._step, self._ranks)
+
+    def _judge(self, result: ValidationResult | None, timing: dict[str, float]) -> bool:
         """Whether the weights are the best so far; what was found goes to the log."""
-        timing = self._clock.lap()
-        result = None
-        if self._set.validation:
-            validation, corpus = self._set.validation, self._set.corpus
-            if self._profiles is None and self._stepper.objective.masked:
-                own = self._model.standardiser
-                self._profiles = measure_profiles(corpus, self._set.proteins_T, own, threads=self._loader_threads)
-            with self._loader(self._validation_input, lambda n: validation[n : n + 1], 0, len(validation)) as inputs:
-                agreement = Agreement(self._watched, seed=self._config.seed)
-                result = validate(self._stepper, inputs, self._profiles or {}, agreement, self._step)
         summary = self._tally.summary(self._stepper.objective.expected(self._model))
         self._metrics = {"train": summary, "validation": asdict(result) if result else None}
         self._log.write(

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -136,8 +136,8 @@ class Processes(Ranks):
     def gathered(self, value: Value) -> list[Value]:
         """What each process gives, in their order."""
         values: list[Value | None] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._host)
-        return [each for each in values if each is not None]
+        dist.all_gather_object(values, value, group=self._patient)
+        return cast(list[Value], values)
 
     def names(self, kind: Hashable, names: Iterable[str]) -> list[str]:
         """All names that any process gives. They are asked once: those of one `kind` are always the same."""

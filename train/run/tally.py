@@ -25,6 +25,12 @@ class ErrorTally:
         self._total[f"{term}/{part}"] += total
         self._count[f"{term}/{part}"] += count
 
+    def merge(self, other: "ErrorTally") -> None:
+        """Take in another's sums."""
+        for key, count in other._count.items():
+            self._total[key] += other._total[key]
+            self._count[key] += count
+
     @property
     def loss(self) -> float:
         """Σ over terms of the mean error that is trained on, as if all had been one batch."""

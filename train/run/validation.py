@@ -27,6 +27,7 @@ from amma.train.model.masking import Masks, draw_batch, generator_for
 from amma.train.model.objective import Losses
 from amma.train.model.reconstruction import Reconstruction
 from amma.train.run.agreement import Agreement
+from amma.train.run.ranks import ALONE, Ranks
 from amma.train.run.step import PARTS, StepError, Stepper
 from amma.train.run.step_input import StepInput, prepare_step
 from amma.train.run.tally import ErrorTally, Part
@@ -141,10 +142,12 @@ def validate(
     profiles: Mapping[Modality, PositionProfile],
     agreement: Agreement,
     step: int = 0,
+    ranks: Ranks = ALONE,
 ) -> ValidationResult:
     """Go through the batches once, in evaluation mode and without gradients; `agreement` is a new one.
 
-    Raises `LossError` if the loss of a batch is not finite after `step` steps.
+    Of several processes each has batches of its own, and all get the result of all. Raises `LossError` if the loss of a
+    batch is not finite after `step` steps.
     """
     sums: defaultdict[str, _Sums] = defaultdict(_Sums)
     seen: list[tuple[StepInput, Tensor]] = []
@@ -162,10 +165,18 @@ def validate(
             if isinstance(objective, Reconstruction):
                 _add_controls(sums, stepper, objective, item, batch, masks, profiles)
     model.train()
-    for (given, _), loss in zip(seen, torch.stack([total for _, total in seen]).tolist() if seen else [], strict=True):
-        if not isfinite(loss):
-            raise StepError(given, "validation loss", loss)
-    tally = defaultdict(ErrorTally, {name: of.tally() for name, of in sums.items()})
+    losses_of = torch.stack([total for _, total in seen]).tolist() if seen else []
+    mine = [(given, loss) for (given, _), loss in zip(seen, losses_of, strict=True) if not isfinite(loss)]
+    faults = ranks.gathered([loss for _, loss in mine[:1]])
+    if where := [rank for rank, losses in enumerate(faults) if losses]:
+        # All raise the same; who was in the batch knows the process that had it.
+        given = mine[0][0] if ranks.rank == where[0] else StepInput(step, ())
+        raise StepError(given, "validation loss", faults[where[0]][0])
+    tally: defaultdict[str, ErrorTally] = defaultdict(ErrorTally)
+    for part in ranks.gathered({name: of.tally() for name, of in sums.items()}):
+        for name, of_part in part.items():
+            tally[name].merge(of_part)
+    agreement.merge(ranks)
     hidden_whole: dict[str, dict[str, float]] = {}
     for name, key in (("whole", "own"), ("whole another", "another_protein")):
         for modality, parts in tally[name].relative(tally[f"{name} mean"]).items():
