@@ -114,10 +114,15 @@ def assert_same_steps(one: Path, other: Path, *, size: int, steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "accumulate"),
-    [(MANY_WAYS, 2), pytest.param({"mix": {"batch_size": 1}}, 1, marks=pytest.mark.slow)],
+    ("size", "changes", "accumulate"),
+    [
+        (2, MANY_WAYS, 2),
+        pytest.param(4, MANY_WAYS, 1, marks=pytest.mark.slow),
+        pytest.param(2, {"mix": {"batch_size": 1}}, 1, marks=pytest.mark.slow),
+    ],
 )
-def test_two_processes_take_the_steps_of_one_and_the_first_alone_writes(
+def test_several_processes_take_the_steps_of_one_and_the_first_alone_writes(
+    size: int,
     changes: dict[str, Any],
     accumulate: int,
     config: Make,
@@ -134,8 +139,8 @@ def test_two_processes_take_the_steps_of_one_and_the_first_alone_writes(
         pretrain(config(max_steps=4, accumulate=accumulate, **changes), tmp_path / "run-2")
 
     assert children.wait(children.start(alone)) == 0
-    assert processes(2, together) == [0, 0]
-    assert_same_steps(tmp_path / "one", tmp_path / "two", size=2, steps=4)
+    assert processes(size, together) == [0] * size
+    assert_same_steps(tmp_path / "one", tmp_path / "two", size=size, steps=4)
     assert (tmp_path / "said-1").read_text() == ""
     one, two = without_clock(tmp_path / "run-1"), without_clock(tmp_path / "run-2")
     assert [line["kind"] for line in one] == [line["kind"] for line in two]
