@@ -8,12 +8,35 @@ import torch
 from torch import Tensor
 
 from amma.manifests.errors import UsageError
+from amma.train.model.family import make_objective
 from amma.train.model.fusion import FusionModel
 from amma.train.model.transformer import Layer, Transformer
+from amma.train.run.config import RunConfig
+from amma.train.run.optimizer import make_optimizer
+from amma.train.run.ranks import ALONE, Ranks
+from amma.train.run.step import Stepper
 
 ROWS = 512
 """Of the first pass. Compiled code is tuned to the rows that it first sees, which may decide the order of additions:
 always as many, so that a run that goes on computes as the one that was stopped."""
+
+
+def make_stepper(model: FusionModel, config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> Stepper:
+    """What takes the steps of a run with `model`, which is on `device`.
+
+    Raises `UsageError` where nothing can be compiled and the run is to be.
+    """
+    bf16 = config.precision == "bf16"
+    prepare_layers(model, device, compiled=config.compile, recomputed=config.checkpoint_activations, bf16=bf16)
+    return Stepper(
+        model,
+        make_optimizer(model, config.optimizer),
+        make_objective(config.model.family, config.objective, ranks.gather_rows),
+        device=device,
+        clip=config.optimizer.clip,
+        bf16=bf16,
+        ranks=ranks,
+    )
 
 
 def prepare_layers(model: FusionModel, device: torch.device, *, compiled: bool, recomputed: bool, bf16: bool) -> None:

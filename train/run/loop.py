@@ -18,24 +18,24 @@ from amma.train.data.position_profile import PositionProfile, measure_profiles
 from amma.train.data.share import Share
 from amma.train.data.streams import Portion
 from amma.train.data.training_set import TrainingSet
-from amma.train.model.family import make_model, make_objective
+from amma.train.model.family import make_model
 from amma.train.run.agreement import Agreement, choose_batches
 from amma.train.run.arithmetic import arithmetic, one_thread
 from amma.train.run.circumstances import Circumstances
 from amma.train.run.clock import Clock
 from amma.train.run.config import RunConfig
-from amma.train.run.execution import prepare_layers
+from amma.train.run.execution import make_stepper
 from amma.train.run.folder import RunFolder
 from amma.train.run.headline import headline
 from amma.train.run.initial import Initial, fit_standardiser
 from amma.train.run.interruption import Interruption
 from amma.train.run.log import RunLog
 from amma.train.run.opening import open_run, refuse_parts
-from amma.train.run.optimizer import make_optimizer, restore_optimizer, set_lr
+from amma.train.run.optimizer import restore_optimizer, set_lr
 from amma.train.run.ranks import Ranks, joined_processes, own_device
 from amma.train.run.schedule import StepDecay, last_step
 from amma.train.run.snapshot import find_snapshot, restore_random, take_back, take_snapshot
-from amma.train.run.step import StepError, StepNumbers, Stepper, StepResult
+from amma.train.run.step import StepError, StepNumbers, StepResult
 from amma.train.run.step_input import StepInput, prepare_step
 from amma.train.run.tally import EpochTally
 from amma.train.run.tensorboard import TensorBoard, check_installed
@@ -330,21 +330,8 @@ class Run:
         }
 
     def _start_stepping(self) -> None:
-        config = self._config
         self._model.to(self._device)
-        bf16 = config.precision == "bf16"
-        prepare_layers(
-            self._model, self._device, compiled=config.compile, recomputed=config.checkpoint_activations, bf16=bf16
-        )
-        self._stepper = Stepper(
-            self._model,
-            make_optimizer(self._model, config.optimizer),
-            make_objective(config.model.family, config.objective, self._ranks.gather_rows),
-            device=self._device,
-            clip=config.optimizer.clip,
-            bf16=bf16,
-            ranks=self._ranks,
-        )
+        self._stepper = make_stepper(self._model, self._config, self._device, self._ranks)
 
     def _open_log(self, *, keep: int) -> None:
         self._set.seen.write(self._folder.seen)

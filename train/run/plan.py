@@ -13,16 +13,14 @@ from torch import Tensor, nn
 
 from amma.train.data.streams import STREAMS, Mix
 from amma.train.data.training_set import TrainingSet, prepare_training_set
-from amma.train.model.family import count_parameters, make_model, make_objective
+from amma.train.model.family import count_parameters, make_model
 from amma.train.model.fusion import FusionModel
 from amma.train.model.transformer import Layer
 from amma.train.run.arithmetic import arithmetic, find_device
 from amma.train.run.config import RunConfig
-from amma.train.run.execution import prepare_layers
+from amma.train.run.execution import make_stepper
 from amma.train.run.initial import take_over
-from amma.train.run.optimizer import make_optimizer
 from amma.train.run.schedule import last_step
-from amma.train.run.step import Stepper
 from amma.train.run.step_input import prepare_step
 
 MOST_STEPS_LOOKED_AT = 10_000
@@ -120,16 +118,8 @@ def _measure(config: RunConfig, training_set: TrainingSet, steps: int) -> Measur
     device = find_device(config.device)
     with arithmetic(config.threads, device) as threads:
         model = make_model(config.model, training_set.corpus.widths).to(device)
+        stepper = make_stepper(model, config, device)
         bf16 = config.precision == "bf16"
-        prepare_layers(model, device, compiled=config.compile, recomputed=config.checkpoint_activations, bf16=bf16)
-        stepper = Stepper(
-            model,
-            make_optimizer(model, config.optimizer),
-            make_objective(config.model.family, config.objective),
-            device=device,
-            clip=config.optimizer.clip,
-            bf16=bf16,
-        )
         seconds, bytes_per_token = [], 0.0
         for step in range(steps + 1):
             given = prepare_step(
