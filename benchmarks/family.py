@@ -16,13 +16,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from machine import describe
+from torch import Tensor
 
 from amma.evaluate.config import FinetuneConfig, Protocol, Rates, TaskName
 from amma.evaluate.controls import untrained_models
@@ -33,11 +35,13 @@ from amma.evaluate.tasks import Task, read_task
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.files import write_json_atomically
 from amma.manifests.labels import SPLITS
-from amma.manifests.table import MODALITIES
+from amma.manifests.table import MODALITIES, Modality
 from amma.train.data.collate import collate
+from amma.train.data.corpus import Corpus
+from amma.train.data.position_profile import measure_profiles
 from amma.train.data.streams import NUMBERS, STREAMS
 from amma.train.data.training_set import VALIDATION_EPOCH
-from amma.train.model.batch import PackedBatch
+from amma.train.model.batch import PackedBatch, Visible
 from amma.train.model.config import MaskConfig
 from amma.train.model.fusion import FusionModel
 from amma.train.model.masking import draw_batch, generator_for
@@ -45,14 +49,18 @@ from amma.train.model.reconstruction import Reconstruction
 from amma.train.run.agreement import RECALL_AT, Agreement
 from amma.train.run.arithmetic import arithmetic
 from amma.train.run.checkpoint import load_model
-from amma.train.run.tally import ErrorTally
+from amma.train.run.config import StreamName
+from amma.train.run.tally import ErrorTally, Part
 
 PROGRAM = Path(sys.executable).with_name("amma-train")
 REBUILDING = ("asymmetric", "symmetric", "no-auxiliary")
 FAMILIES = (*REBUILDING, "contrastive")
 BATCH = 16
 CPU = torch.device("cpu")
+PARTS: tuple[Part, ...] = ("hidden", "visible")
 Figures = dict[str, float]
+HeldOut = tuple[StreamName, int, PackedBatch]
+Rebuild = Callable[[PackedBatch, Visible], dict[Modality, Tensor]]
 
 
 def main() -> None:
@@ -74,6 +82,7 @@ def main() -> None:
             name = f"untrained {family}-{seed}"
             finished(arguments, name, lambda family=family, seed=seed: untrained(arguments, family, seed))
         finished(arguments, f"pooled-{seed}", lambda seed=seed: pooled(arguments, seed))
+        finished(arguments, f"position-{seed}", lambda seed=seed: by_position(arguments, seed))
     print(describe("cpu", arguments.threads))
     print("\n".join(table(arguments.out, arguments.seeds)))
 
@@ -158,28 +167,10 @@ def on_held_out(
 ) -> Figures:
     """Errors under one set of masks for all models, and what the vectors of modalities encoded alone show."""
     batches = list(held_out_batches(store, (arguments.out / "held.txt").read_text().split()))
-    objective = Reconstruction()
+    figures = errors(model, config, batches, model) if config["model"]["family"] in REBUILDING else {}
     agreement = Agreement(frozenset(range(len(batches))), seed=0)
-    ours, mean = ErrorTally(), ErrorTally()
-    rebuilds = config["model"]["family"] in REBUILDING
-    with torch.no_grad():
-        for number, (stream, first, batch) in enumerate(batches):
-            agreement.add(number, model, batch)
-            if not rebuilds:
-                continue
-            places = range(first, first + batch.num_proteins)
-            rngs = [generator_for(0, NUMBERS[stream], VALIDATION_EPOCH, place) for place in places]
-            visible = draw_batch(rngs, batch, MaskConfig.parse(config["mask"], source="checkpoint")).visible
-            for tally, losses in (
-                (ours, objective(model, batch, visible)),
-                (mean, objective.of_the_mean(model, batch, visible)),
-            ):
-                for part in ("hidden", "visible"):
-                    for term, error in getattr(losses, part).items():
-                        tally.add(term, part, float(error.total), error.count)
-    figures = {}
-    for modality, parts in ours.relative(mean).items():
-        figures |= {f"{part}-token error, {modality}": parts[part] for part in ("hidden", "visible")}
+    for number, (_, _, batch) in enumerate(batches):
+        agreement.add(number, model, batch)
     found = agreement.figures()
     for pair, of in found["pairs"].items():
         figures[f"debiased CKA, {pair}"] = of["cka"]
@@ -190,7 +181,43 @@ def on_held_out(
     return figures | {f"effective rank, {m}": value for m, value in found["effective_rank"].items()}
 
 
-def held_out_batches(store: FeatureStore, ids: list[str]) -> Iterator[tuple[Any, int, PackedBatch]]:
+@torch.no_grad()
+def errors(model: FusionModel, config: dict[str, Any], batches: Sequence[HeldOut], rebuild: Rebuild) -> Figures:
+    """Of hidden and of visible tokens, over those of predicting the mean of the model's standardiser."""
+    objective = Reconstruction()
+    ours, mean = ErrorTally(), ErrorTally()
+    for stream, first, batch in batches:
+        places = range(first, first + batch.num_proteins)
+        rngs = [generator_for(0, NUMBERS[stream], VALIDATION_EPOCH, place) for place in places]
+        visible = draw_batch(rngs, batch, MaskConfig.parse(config["mask"], source="checkpoint")).visible
+        for tally, losses in (
+            (ours, objective.errors(model, batch, visible, rebuild(batch, visible))),
+            (mean, objective.of_the_mean(model, batch, visible)),
+        ):
+            for part in PARTS:
+                for term, error in getattr(losses, part).items():
+                    tally.add(term, part, float(error.total), error.count)
+    relative = ours.relative(mean)
+    return {f"{part}-token error, {m}": of[part] for m, of in relative.items() for part in PARTS}
+
+
+def by_position(arguments: argparse.Namespace, seed: int) -> Figures:
+    """The errors of predicting, at each position, the mean of all proteins that are not held out."""
+    loaded = load_model(arguments.out / f"asymmetric-{seed}")
+    held = (arguments.out / "held.txt").read_text().split()
+    corpus = Corpus.open([arguments.store])
+    rows = np.flatnonzero(~np.isin(list(corpus.ids), held))
+    profiles = measure_profiles(corpus, rows, loaded.model.standardiser, threads=arguments.threads)
+    corpus.close()
+
+    def rebuild(batch: PackedBatch, _: Visible) -> dict[Modality, Tensor]:
+        return {m: profiles[m].at(tokens.position_T) for m, tokens in batch.tokens.items()}
+
+    with FeatureStore(arguments.store) as store:
+        return errors(loaded.model, loaded.config, list(held_out_batches(store, held)), rebuild)
+
+
+def held_out_batches(store: FeatureStore, ids: list[str]) -> Iterator[HeldOut]:
     """Stream, place of the first protein in it, and batch."""
     kinds, known = store.kinds(), set(store.ids)
     rows = sorted(store.row_of(name) for name in ids if name in known)
@@ -229,6 +256,7 @@ def table(out: Path, seeds: int) -> Iterator[str]:
         "untrained asymmetric": "untrained",
         "untrained contrastive": "untrained contrastive",
         "pooled": "encoders' features",
+        "position": "position alone",
     }
     figures = {
         name: [json.loads((out / f"{name}-{seed}.json").read_text()) for seed in range(seeds)] for name in columns
@@ -244,7 +272,7 @@ def table(out: Path, seeds: int) -> Iterator[str]:
 
 def rows() -> Iterator[str]:
     pairs = [f"{a}-{b}" for a, b in combinations(MODALITIES, 2)]
-    yield from (f"{part}-token error, {m}" for part in ("hidden", "visible") for m in MODALITIES)
+    yield from (f"{part}-token error, {m}" for part in PARTS for m in MODALITIES)
     yield from (f"debiased CKA, {pair}" for pair in pairs)
     yield from (f"recall@{k}, {pair}" for k in RECALL_AT for pair in pairs)
     yield from (f"effective rank, {m}" for m in MODALITIES)
