@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 
 SYNCED = 5
 """Files of a unit that the disk is waited for at a time: as many as there are arrays of rows."""
-MEASURED = 2
-"""Threads that hash and measure a unit meanwhile."""
 
 Advance = Callable[[int], None]
 Progress = Callable[[int], AbstractContextManager[Advance]]
@@ -309,24 +307,22 @@ def write_unit(path: Path, contents: UnitContents, stock: StockReader) -> Ledger
     """Write the files of one unit and give their receipt; nothing counts until that is in the ledger."""
     layout, unit = contents.layout, contents.unit
     side = path / side_file(unit)
-    # The smallest first: the disk, which takes longest, has something to do from early on, while the next is written,
-    # hashed and measured.
+    # The smallest first: the disk, which takes longest, has something to do from early on. Another thread measures
+    # meanwhile, or more where they do not take this one's processor.
     shards = sorted(unit_shards(contents), key=lambda shard: shard[1].nbytes)
-    asides, proving, hashing = [], [], {}
-    with ThreadPoolExecutor(SYNCED) as disk, ThreadPoolExecutor(MEASURED) as pool:
-        measuring = {}
-        for modality in sorted(MODALITIES, key=lambda modality: layout.widths[modality]):
-            measuring[modality] = pool.submit(contents.measured, modality)
+    beside = min(len(MODALITIES), max(1, (contents.plan.settings.threads or 1) - 1))
+    asides, proving = [], []
+    with ThreadPoolExecutor(SYNCED) as disk, ThreadPoolExecutor(beside) as pool:
+        measuring = {modality: pool.submit(contents.measured, modality) for modality in MODALITIES}
         for spec, rows in shards:
             aside = Aside(path, layout, spec, unit, rows)
             asides.append(aside)
             proving.append(disk.submit(aside.prove, stock))
-            hashing[spec.chunk_file(unit)] = pool.submit(shard_record, layout, spec, rows)
+        records = {spec.chunk_file(unit): shard_record(layout, spec, rows) for spec, rows in shards}
         facts = contents.facts_from({modality: each.result() for modality, each in measuring.items()}).to_bytes()
         write_durably(aside_of(side), facts)
         for each in proving:
             each.result()
-        records = {name: each.result() for name, each in hashing.items()}
         aside_of(side).replace(side)
         folders = [side.parent, *chain.from_iterable(aside.place() for aside in asides)]
         list(disk.map(fsync_directory, dict.fromkeys(folders)))  # side by side: journals make one commit of it
