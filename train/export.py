@@ -26,7 +26,7 @@ from amma.train.model_card import render_card
 from amma.train.run import checkpoint as checkpoints
 from amma.train.run.checkpoint import load_model, read_state, resolve_checkpoint
 
-OF_THE_MACHINE = ("stores", "exclude", "clusters", "init_from", "device", "threads")
+OF_THE_MACHINE = ("stores", "exclude", "clusters", "init_from", "device", "threads", "accumulate", "rank_timeout")
 """Settings of a run that name its files and its machine; hashes of the files stand beside them, and are kept."""
 KEPT_OF_STATE = ("step", "epoch", "steps_per_epoch", "streams", "best", "metrics", "proteins", "inputs", "versions")
 REPLACED = f".replaced{TEMPORARY_SUFFIX}"
