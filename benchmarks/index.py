@@ -133,10 +133,10 @@ def measure_opening(store: Path) -> dict[str, Any]:
 def measure_training(store: Path) -> dict[str, Any]:
     """Bytes in memory before and after a training set was prepared, and at most in between."""
     from amma.train.data.training_set import prepare_training_set
-    from amma.train.run.config import RunConfig
+    from amma.train.run.recipe import resolve
 
     before = resident()
-    config = RunConfig.from_preset("tiny", model={}, mask={}, values={"stores": [store], "validation_fraction": 0})
+    config = resolve({"preset": "tiny", "validation_fraction": 0}, stores=[str(store)])
     began = time.perf_counter()
     training_set = prepare_training_set(config)
     seconds = time.perf_counter() - began
