@@ -346,8 +346,14 @@ class Run:
             for portion in plan(number):
                 self._set.corpus.will_need([draw.protein for draw in portion.draws], portion.modalities)
 
+        def begin() -> None:
+            one_thread()
+            # Which GPU is the current one is a matter of the thread: in a new one it is the first.
+            if self._device.type == "cuda" and self._device.index is not None:
+                torch.cuda.set_device(self._device)
+
         threads = self._loader_threads
-        return Loader(make, start, stop, threads=threads, ahead=2 * threads, begin=one_thread, announce=announce)
+        return Loader(make, start, stop, threads=threads, ahead=2 * threads, begin=begin, announce=announce)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._ranks.is_first:
