@@ -23,7 +23,7 @@ _BLOCK = 1 << 21
 """Bytes that are read and then summed while they are still in the processor's cache."""
 _AHEAD = 1 << 21
 """Bytes that the kernel is told of at a time. Whole batches told ahead queue before the rows that threads wait for now:
-four threads then got 0.69 of what the disk gave eight that only read, and 0.90 when nothing was told."""
+four threads then got 0.69 of what the disk gave eight that only read, and 0.90 of it when nothing was told."""
 
 Sum = Callable[[np.ndarray, int], int]
 """The checksum of bytes, given that of what comes before them."""
@@ -214,9 +214,14 @@ class OpenShards:
     def _opened(self, place: Place) -> _Handle:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            return _Handle(os.open(self._store / self._name(place), flags))
+            descriptor = os.open(self._store / self._name(place), flags)
         except OSError as error:
             raise self._corrupt(place, f"cannot be opened ({error.strerror})") from error
+        # Else the second call for one protein passes for reading on: 1.4 bytes came from the disk for each one wanted.
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        return _Handle(descriptor)
 
     def _check(self, handle: _Handle, place: Place) -> int:
         """Check the index of an open file, perhaps beside another thread; gives where its rows end.

@@ -163,7 +163,12 @@ def test_reading_ahead_is_told_to_the_kernel_only_for_what_is_not_in_memory(
     told: list[tuple[int, int]] = []
     with FeatureStore(store) as opened:
         proteins = complete(opened)
-        monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, size, advice: told.append((offset, size)))
+
+        def advise(descriptor: int, offset: int, size: int, advice: int) -> None:
+            if advice == os.POSIX_FADV_WILLNEED:
+                told.append((offset, size))
+
+        monkeypatch.setattr(os, "posix_fadvise", advise)
         monkeypatch.setattr("amma.featurize.store.opened._is_cached", lambda descriptor, offset: True)
         opened.will_need(proteins, MODALITIES)
         assert told == []
