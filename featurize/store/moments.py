@@ -87,8 +87,13 @@ def moments_of(features_RD: Real[np.ndarray, "R D"], present_R: Bool[np.ndarray,
     if not counts:
         return no_rows(features_RD.shape[1])
     count_B1 = np.array(counts, dtype=np.float64)[:, None]
-    total_BD = np.array(totals, dtype=np.float64)
-    total_D = total_BD.sum(axis=0)
+    part_BD = np.array(totals, dtype=np.float64)
+    total_D = part_BD.sum(axis=0)
     count = sum(counts)
-    between_D = (count_B1 * (total_BD / count_B1 - total_D / count) ** 2).sum(axis=0)
-    return ChannelMoments(count, total_D, np.array(squares, dtype=np.float64).sum(axis=0) + between_D)
+    part_BD /= count_B1  # all of what follows in place: fresh memory takes longer than the arithmetic
+    part_BD -= total_D / count
+    part_BD *= part_BD
+    part_BD *= count_B1
+    between_D = part_BD.sum(axis=0)
+    part_BD[:] = squares
+    return ChannelMoments(count, total_D, part_BD.sum(axis=0) + between_D)
