@@ -7,36 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from amma.featurize.options import (
-    Descriptions,
-    Device,
-    EncoderPrecision,
-    FuncEncoder,
-    Layer,
-    LongProteins,
-    MaxResidues,
+    EncodingOptions,
     PartOption,
-    Precision,
-    PresetName,
     Quarantine,
     Scheduler,
-    SeqEncoder,
-    ShardRows,
     Source,
-    StorageSeed,
-    StoredDtype,
-    StrBackend,
-    StrEncoder,
-    Structures,
-    TextFields,
-    TextSpecialTokens,
-    Threads,
-    TokenBudget,
-    Weights,
     WorkerResource,
     Workers,
     chosen_crew,
-    chosen_recipe,
-    chosen_settings,
+    takes_encoding,
 )
 from amma.featurize.push_command import push
 from amma.featurize.recode_command import recode
@@ -85,29 +64,11 @@ class Pool(StrEnum):
 
 
 @app.command()
+@takes_encoding
 def run(
     source: Source,
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder to begin, or to go on with.")],
-    preset: PresetName,
-    weights: Weights = None,
-    structures: Structures = None,
-    descriptions: Descriptions = None,
-    seq_encoder: SeqEncoder = None,
-    str_encoder: StrEncoder = None,
-    func_encoder: FuncEncoder = None,
-    layer: Layer = None,
-    max_residues: MaxResidues = None,
-    long: LongProteins = None,
-    str_backend: StrBackend = None,
-    text_fields: TextFields = None,
-    special_tokens: TextSpecialTokens = None,
-    device: Device = "auto",
-    precision: EncoderPrecision = Precision.AUTO,
-    dtype: StoredDtype = None,
-    shard_rows: ShardRows = None,
-    seed: StorageSeed = None,
-    token_budget: TokenBudget = None,
-    threads: Threads = None,
+    encoding: EncodingOptions,
     quarantine: Quarantine = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
@@ -131,32 +92,17 @@ def run(
     from amma.featurize.workers.cluster import ClusterWriter
     from amma.manifests.labels import read_ids
 
-    settings = chosen_settings(
-        dtype=dtype, shard_rows=shard_rows, seed=seed, token_budget=token_budget, threads=threads
-    )
+    settings = encoding.settings()
     crew = chosen_crew(workers=workers, scheduler=scheduler, worker_resource=worker_resource)
     share = None if part is None else Part.parse(part)
     if share is not None and source.suffix != ".parquet":
         raise UsageError(f"{source} is no manifest, and parts would each build one. Run amma-manifest build first.")
     set_aside = () if quarantine is None else read_ids(quarantine)
-    recipe = chosen_recipe(
-        store,
-        preset=preset,
-        weights=weights,
-        device=device,
-        precision=precision,
-        text_fields=text_fields,
-        seq_encoder=seq_encoder,
-        str_encoder=str_encoder,
-        func_encoder=func_encoder,
-        layer=layer,
-        max_residues=max_residues,
-        long=long,
-        str_backend=str_backend,
-        special_tokens=special_tokens,
-    )
+    recipe = encoding.recipe(store)
     encoders = recipe.build()
-    with opened_manifest(source, store, structures=structures, descriptions=descriptions, dry_run=dry_run) as opened:
+    with opened_manifest(
+        source, store, structures=encoding.structures, descriptions=encoding.descriptions, dry_run=dry_run
+    ) as opened:
         manifest, num_unusable = opened
         if dry_run:
             plan = preview_run(manifest, store, encoders, settings, set_aside=set_aside)

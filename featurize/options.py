@@ -1,5 +1,6 @@
 """Which proteins, and which encoders: options declared once for every command of `amma-featurize` that encodes."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from amma.manifests.errors import UsageError
+from amma.manifests.option_table import takes_options
 
 
 class Precision(StrEnum):
@@ -46,53 +48,9 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
 
 
-# The proteins.
 Source = Annotated[
     Path,
     typer.Argument(metavar="INPUT", help="A manifest (.parquet), a FASTA file, or a folder of PDB/mmCIF files."),
-]
-Structures = Annotated[Path | None, typer.Option(help="With FASTA: folder of PDB/mmCIF files.")]
-Descriptions = Annotated[Path | None, typer.Option(help="With FASTA or PDB: ProtDescribe table (TSV).")]
-
-# The encoders.
-PresetName = Annotated[str, typer.Option(help="Encoders: paper (published weights), or tiny (random weights).")]
-Weights = Annotated[Path | None, typer.Option(help="Folder with the weights of the paper's encoders.")]
-SeqEncoder = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Another sequence encoder: a name, Hugging Face id or folder.")
-]
-StrEncoder = Annotated[str | None, typer.Option(metavar="NAME", help="Another structure encoder.")]
-FuncEncoder = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Another text encoder: a name, Hugging Face id or folder.")
-]
-Layer = Annotated[int | None, typer.Option(help="Layer of the sequence encoder that is stored. [default: its last]")]
-MaxResidues = Annotated[
-    int | None, typer.Option(min=1, help="Residues of a protein that are encoded. [default: the encoder's limit]")
-]
-LongProteins = Annotated[
-    Long | None, typer.Option(help="Of longer proteins, keep the first residues or nothing. [default: truncate]")
-]
-StrBackend = Annotated[
-    Backend | None, typer.Option(help="Whose GearNet computes; torchdrug needs `make torchdrug`. [default: amma]")
-]
-TextFields = Annotated[
-    str | None,
-    typer.Option(metavar="FIELDS", help="Fields to encode. [default: name,function,location,similarity]"),
-]
-TextSpecialTokens = Annotated[
-    SpecialTokens | None, typer.Option(help="Whether [CLS] and [SEP] are rows of a text. [default: drop]")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-EncoderPrecision = Annotated[
-    Precision, typer.Option(help="What encoders compute in; auto: bf16 on a GPU that has it, else fp32.")
-]
-
-# The store.
-StoredDtype = Annotated[Dtype | None, typer.Option(help="What features are stored as. [default: float16]")]
-ShardRows = Annotated[int | None, typer.Option(min=1, help="Rows of a shard. [default: 16384]")]
-StorageSeed = Annotated[int | None, typer.Option(min=0, help="Of the order of storage. [default: 0]")]
-TokenBudget = Annotated[int | None, typer.Option(min=1, help="Most tokens in an encode batch. [default: 8192]")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads of the encoders. [default: the processors there are]")
 ]
 
 # Who does the work.
@@ -116,46 +74,106 @@ Quarantine = Annotated[
 ]
 
 
-def chosen_recipe(
-    store: Path,
-    *,
-    preset: str,
-    weights: Path | None,
-    device: str,
-    precision: Precision,
-    text_fields: str | None,
-    **options: Any,
-) -> Any:
-    """The `Recipe` of the encoders that the options above choose; `options` are the other fields of `EncoderChoice`.
+@dataclass(frozen=True)
+class EncodingOptions:
+    """A table: each attribute is an option of the same name, with its default. Whoever encodes takes all of them."""
 
-    Without a precision, what `store` was begun with, else what this machine's device is made for. Raises
-    `UsageError` for what is not known, `ConfigError` for wrong options.
-    """
-    from amma.featurize.encoders.choice import EncoderChoice
-    from amma.featurize.encoders.device import resolve_device, resolve_precision
-    from amma.featurize.run import recorded_precision
-    from amma.featurize.workers.recipe import Recipe
+    preset: Annotated[str, typer.Option(help="Encoders: paper (published weights), or tiny (random weights).")]
+    weights: Annotated[Path | None, typer.Option(help="Folder with the weights of the paper's encoders.")] = None
 
-    fields = None if text_fields is None else tuple(text_fields.split(","))
-    choice = EncoderChoice.parse({**options, "text_fields": fields}, source="the options")
-    replaced = choice.specs(preset)
-    asked = recorded_precision(store) or precision if precision is Precision.AUTO else precision
-    return Recipe(
-        "amma.featurize.encoders.presets:build_encoders",
-        {
-            "preset": preset,
-            "weights": None if weights is None else weights.absolute(),
-            "device": device,
-            # Resolved here: a worker must not choose another one for itself.
-            "precision": resolve_precision(str(asked), resolve_device(device)),
-            "replaced": replaced,
-        },
+    # With an input that is no manifest.
+    structures: Annotated[Path | None, typer.Option(help="With FASTA: folder of PDB/mmCIF files.")] = None
+    descriptions: Annotated[Path | None, typer.Option(help="With FASTA or PDB: ProtDescribe table (TSV).")] = None
+
+    # The encoders.
+    seq_encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another sequence encoder: a name, Hugging Face id or folder.")
+    ] = None
+    str_encoder: Annotated[str | None, typer.Option(metavar="NAME", help="Another structure encoder.")] = None
+    func_encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another text encoder: a name, Hugging Face id or folder.")
+    ] = None
+    layer: Annotated[
+        int | None, typer.Option(help="Layer of the sequence encoder that is stored. [default: its last]")
+    ] = None
+    max_residues: Annotated[
+        int | None, typer.Option(min=1, help="Residues of a protein that are encoded. [default: the encoder's limit]")
+    ] = None
+    long: Annotated[
+        Long | None, typer.Option(help="Of longer proteins, keep the first residues or nothing. [default: truncate]")
+    ] = None
+    str_backend: Annotated[
+        Backend | None, typer.Option(help="Whose GearNet computes; torchdrug needs `make torchdrug`. [default: amma]")
+    ] = None
+    text_fields: Annotated[
+        str | None,
+        typer.Option(metavar="FIELDS", help="Fields to encode. [default: name,function,location,similarity]"),
+    ] = None
+    special_tokens: Annotated[
+        SpecialTokens | None, typer.Option(help="Whether [CLS] and [SEP] are rows of a text. [default: drop]")
+    ] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto"
+    precision: Annotated[
+        Precision, typer.Option(help="What encoders compute in; auto: bf16 on a GPU that has it, else fp32.")
+    ] = Precision.AUTO
+
+    # The store.
+    dtype: Annotated[Dtype | None, typer.Option(help="What features are stored as. [default: float16]")] = None
+    shard_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a shard. [default: 16384]")] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the order of storage. [default: 0]")] = None
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Most tokens in an encode batch. [default: 8192]")] = (
+        None
     )
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of the encoders. [default: the processors there are]")
+    ] = None
+
+    def settings(self) -> Any:
+        """The `StoreSettings` of those options that were given."""
+        from amma.featurize.store.settings import StoreSettings
+
+        given = {
+            "dtype": self.dtype,
+            "shard_rows": self.shard_rows,
+            "seed": self.seed,
+            "token_budget": self.token_budget,
+            "threads": self.threads,
+        }
+        return StoreSettings.parse(
+            {name: value for name, value in given.items() if value is not None}, source="the options"
+        )
+
+    def recipe(self, store: Path) -> Any:
+        """The `Recipe` of the encoders that were chosen.
+
+        Without a precision, what `store` was begun with, else what this machine's device is made for. Raises
+        `UsageError` for what is not known, `ConfigError` for wrong options.
+        """
+        from amma.featurize.encoders.choice import EncoderChoice
+        from amma.featurize.encoders.device import resolve_device, resolve_precision
+        from amma.featurize.run import recorded_precision
+        from amma.featurize.workers.recipe import Recipe
+
+        options = {name: getattr(self, name) for name in EncoderChoice.model_fields}
+        fields = None if self.text_fields is None else tuple(self.text_fields.split(","))
+        choice = EncoderChoice.parse({**options, "text_fields": fields}, source="the options")
+        replaced = choice.specs(self.preset)
+        recorded = recorded_precision(store) if self.precision is Precision.AUTO else None
+        return Recipe(
+            "amma.featurize.encoders.presets:build_encoders",
+            {
+                "preset": self.preset,
+                "weights": None if self.weights is None else self.weights.absolute(),
+                "device": self.device,
+                # Resolved here: a worker must not choose another one for itself.
+                "precision": resolve_precision(recorded or str(self.precision), resolve_device(self.device)),
+                "replaced": replaced,
+            },
+        )
 
 
-def chosen_encoders(store: Path, **options: Any) -> Any:
-    """Build the encoders of `chosen_recipe`. Raises as that and `build_encoders`."""
-    return chosen_recipe(store, **options).build()
+takes_encoding = takes_options(EncodingOptions, "encoding", lambda context, values: EncodingOptions(**values))
+"""Gives a command every option of `EncodingOptions` where it has its parameter `encoding`."""
 
 
 def chosen_crew(*, workers: int | None, scheduler: str | None, worker_resource: list[str] | None) -> Any:
@@ -169,11 +187,3 @@ def chosen_crew(*, workers: int | None, scheduler: str | None, worker_resource: 
     if workers is None and scheduler is None:
         return None
     return Crew(workers, scheduler, parse_resources(worker_resource or []))
-
-
-def chosen_settings(**options: Any) -> Any:
-    """The `StoreSettings` of those options that were given."""
-    from amma.featurize.store.settings import StoreSettings
-
-    given = {name: value for name, value in options.items() if value is not None}
-    return StoreSettings.parse(given, source="the options")

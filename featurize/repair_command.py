@@ -5,58 +5,15 @@ from typing import Annotated
 
 import typer
 
-from amma.featurize.options import (
-    Descriptions,
-    Device,
-    EncoderPrecision,
-    FuncEncoder,
-    Layer,
-    LongProteins,
-    MaxResidues,
-    Precision,
-    PresetName,
-    SeqEncoder,
-    ShardRows,
-    Source,
-    StorageSeed,
-    StoredDtype,
-    StrBackend,
-    StrEncoder,
-    Structures,
-    TextFields,
-    TextSpecialTokens,
-    Threads,
-    TokenBudget,
-    Weights,
-    chosen_encoders,
-    chosen_settings,
-)
+from amma.featurize.options import EncodingOptions, Source, takes_encoding
 from amma.manifests.console import AsJson, Debug, DryRun, print_json, progress
 
 
+@takes_encoding
 def repair(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a damaged feature store.")],
     source: Source,
-    preset: PresetName,
-    weights: Weights = None,
-    structures: Structures = None,
-    descriptions: Descriptions = None,
-    seq_encoder: SeqEncoder = None,
-    str_encoder: StrEncoder = None,
-    func_encoder: FuncEncoder = None,
-    layer: Layer = None,
-    max_residues: MaxResidues = None,
-    long: LongProteins = None,
-    str_backend: StrBackend = None,
-    text_fields: TextFields = None,
-    special_tokens: TextSpecialTokens = None,
-    device: Device = "auto",
-    precision: EncoderPrecision = Precision.AUTO,
-    dtype: StoredDtype = None,
-    shard_rows: ShardRows = None,
-    seed: StorageSeed = None,
-    token_budget: TokenBudget = None,
-    threads: Threads = None,
+    encoding: EncodingOptions,
     as_json: AsJson = False,
     dry_run: DryRun = False,
     debug: Debug = False,
@@ -71,26 +28,11 @@ def repair(
     from amma.featurize.source import opened_manifest
     from amma.featurize.store.repair import repair_store
 
-    settings = chosen_settings(
-        dtype=dtype, shard_rows=shard_rows, seed=seed, token_budget=token_budget, threads=threads
-    )
-    encoders = chosen_encoders(
-        store,
-        preset=preset,
-        weights=weights,
-        device=device,
-        precision=precision,
-        text_fields=text_fields,
-        seq_encoder=seq_encoder,
-        str_encoder=str_encoder,
-        func_encoder=func_encoder,
-        layer=layer,
-        max_residues=max_residues,
-        long=long,
-        str_backend=str_backend,
-        special_tokens=special_tokens,
-    )
-    with opened_manifest(source, store, structures=structures, descriptions=descriptions, dry_run=dry_run) as opened:
+    settings = encoding.settings()
+    encoders = encoding.recipe(store).build()
+    with opened_manifest(
+        source, store, structures=encoding.structures, descriptions=encoding.descriptions, dry_run=dry_run
+    ) as opened:
         done = repair_store(
             store,
             ReplayOrigin(opened[0], encoders),

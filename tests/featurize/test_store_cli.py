@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from amma.featurize import cli
 from amma.featurize.encoders import presets
+from amma.featurize.encoders.choice import EncoderChoice
+from amma.featurize.options import EncodingOptions
 from amma.featurize.store.reader import FeatureStore
+from amma.featurize.store.settings import StoreSettings
+from amma.manifests.option_table import annotations
 from amma.manifests.quarantine import read_quarantine
 from amma.manifests.table import MODALITIES, Manifest, Modality
 
@@ -209,3 +214,17 @@ def test_help_needs_neither_torch_nor_the_store_libraries() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "--token-budget" in ended.stdout
+
+
+@pytest.mark.parametrize("name", ["run", "repair"])
+def test_both_commands_that_encode_take_all_options_of_encoders_and_stores(name: str) -> None:
+    command = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined]
+    options = set(annotations(EncodingOptions))
+    assert options <= {parameter.name for parameter in command.params}
+    assert set(EncoderChoice.model_fields) <= options
+    assert set(StoreSettings.model_fields) - options == {"chunk_rows"}
+
+
+def test_only_the_settings_that_were_given_are_asked_for() -> None:
+    assert EncodingOptions("tiny").settings().model_fields_set == set()
+    assert EncodingOptions("tiny", seed=0, threads=3).settings().model_fields_set == {"seed", "threads"}
