@@ -8,7 +8,6 @@ Legend: R rows, D channels, N proteins in plan order.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from amma.featurize.passes import Shown, repair_shown, silent
 from amma.featurize.store.affine import (
     FINGERPRINT_KEY,
     Affine,
@@ -37,7 +37,7 @@ from amma.featurize.store.moments import no_rows
 from amma.featurize.store.packed import RowBuffers
 from amma.featurize.store.plan import Survey
 from amma.featurize.store.reader import FeatureStore
-from amma.featurize.store.repair import Repair, repair_store
+from amma.featurize.store.repair import Repair
 from amma.featurize.store.settings import StoreSettings
 from amma.featurize.store.shard import make_folder
 from amma.featurize.store.unit import Past, UnitContents
@@ -52,8 +52,6 @@ bfloat16 has 0.03 in the outlier channels of sequence encoders."""
 _AT_ONCE = 16
 """Proteins of one read: a part of what decides the last bits of the errors, so a constant."""
 
-Shown = Callable[[str, int], AbstractContextManager[Advance]]
-"""Shows a pass over so many rows."""
 Part = TypeVar("Part")
 
 
@@ -82,10 +80,6 @@ class Recoded:
         return [f"{self.store}: {self.proteins} proteins as int8, {human(self.bytes)}; {made}", *errors]
 
 
-def _silent(label: str, total: int) -> AbstractContextManager[Advance]:
-    return nullcontext(lambda rows: None)
-
-
 def recode_store(
     source: FeatureStore,
     out: Path,
@@ -94,7 +88,7 @@ def recode_store(
     max_error: float = MAX_ERROR,
     dry_run: bool = False,
     threads: int = 2,
-    show: Shown = _silent,
+    show: Shown = silent,
 ) -> Recoded:
     """Write the int8 store of `source` to `out`, or go on with it; killed anywhere, it ends in the same bytes.
 
@@ -130,7 +124,7 @@ def repair_recoded(
     like: FeatureStore | None = None,
     dry_run: bool = False,
     threads: int = 2,
-    show: Shown = _silent,
+    show: Shown = silent,
 ) -> Repair:
     """Make what is damaged in the int8 store at `out` again from its source; raises as `repair_store`."""
     affines = _with_errors(source, _maps(source, out, like) or _spanning(source, threads, show), threads, show)
@@ -140,14 +134,7 @@ def repair_recoded(
         check_fingerprint(header.fingerprint, {**origin.fingerprint(), "dtype": "int8"}, where=str(out))
     if not dry_run and (header is not None or is_sealed(out)):
         _write_maps(out, source.layout, affines)
-    return repair_store(
-        out,
-        origin,
-        settings,
-        dry_run=dry_run,
-        verifying=lambda total: show("verify", total),
-        encoding=lambda rows: show("repair", rows),
-    )
+    return repair_shown(out, origin, settings, dry_run=dry_run, show=show)
 
 
 class _RecodedOrigin:

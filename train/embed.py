@@ -11,9 +11,8 @@ family that gives one token for each protein and modality has one row for each.
 Legend: N proteins of all inputs together, B of a batch, T rows of a batch, R of one protein, D fusion width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +30,6 @@ from amma.featurize.store.fingerprint import differences
 from amma.featurize.store.packed import PackedProteins
 from amma.featurize.store.plan import Survey
 from amma.featurize.store.reader import FeatureStore
-from amma.featurize.store.repair import Repair, repair_store
 from amma.featurize.store.settings import StoreSettings
 from amma.featurize.store.unit import Past, Split, UnitContents
 from amma.manifests.errors import FingerprintError
@@ -46,8 +44,6 @@ from amma.train.run.checkpoint import MODEL, LoadedModel
 
 Read = tuple[PackedProteins, PackedBatch]
 """Proteins as they are stored, and as the model takes them."""
-Shown = Callable[[str, int], AbstractContextManager[Advance]]
-"""Shows a pass over so many rows or bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,20 +268,6 @@ def settings_for(
     return StoreSettings.parse(
         {"shard_rows": shard_rows, **{name: value for name, value in asked.items() if value is not None}},
         source="the representations' store",
-    )
-
-
-def repair_embedded(
-    origin: EmbeddingOrigin, out: Path, settings: StoreSettings, *, dry_run: bool = False, show: Shown
-) -> Repair:
-    """Make what is damaged in the store of representations at `out` again; raises as `repair_store`."""
-    return repair_store(
-        out,
-        origin,
-        settings,
-        dry_run=dry_run,
-        verifying=lambda total: show("verify", total),
-        encoding=lambda rows: show("repair", rows),
     )
 
 

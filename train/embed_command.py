@@ -87,6 +87,7 @@ def embed(
         raise UsageError("--pooled needs the whole store: seal it, then run without --part.")
     checkpoint, stores, out = Path(paths[0]), paths[1:-1], Path(paths[-1])
 
+    from amma.featurize.passes import repair_shown
     from amma.featurize.store.documents import is_sealed
     from amma.featurize.store.filling import fill_store, preview
     from amma.featurize.store.location import parse_location
@@ -94,7 +95,7 @@ def embed(
     from amma.featurize.workers.part import fill_part
     from amma.manifests.table import MODALITIES
     from amma.train.data.corpus import Corpus
-    from amma.train.embed import EmbeddingOrigin, repair_embedded, settings_for, write_pooled
+    from amma.train.embed import EmbeddingOrigin, settings_for, write_pooled
     from amma.train.run.arithmetic import find_device
     from amma.train.run.checkpoint import load_model
 
@@ -117,7 +118,7 @@ def embed(
             corpus, dtype=None if dtype is None else dtype.value, token_budget=token_budget, threads=threads
         )
         if repair:
-            done = repair_embedded(origin, out, settings, dry_run=dry_run, show=_shown)
+            done = repair_shown(out, origin, settings, dry_run=dry_run, show=_shown)
             if as_json:
                 print_json(done.as_json())
             else:
