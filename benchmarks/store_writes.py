@@ -1,12 +1,12 @@
 """Write units of features to disk, once as a store does and once as plain files of the same bytes.
 
-    python benchmarks/store_writes.py FOLDER [--units 3] [--rounds 5]
+    python benchmarks/store_writes.py FOLDER [--units 6] [--rounds 9]
 
 Units are as large as they come: 16,384 rows of 1280, 3072 and 768 numbers, float16, of 60 proteins. Ours is the whole
-of `write_unit` and `commit`: aside, fsync, read back and compared, found by zarr, hashed, renamed, checksums of each
-protein and channel moments, ledger. Plain is `write` and `fsync` of the same files, nothing else. The two take turns,
-each unit in new files; FOLDER should be on the disk that is meant. Prints a Markdown table of medians; the seconds of a
-processor tell what is the machine's doing and what the writer's.
+of `write_while_filling` and `commit`: aside, fsync, read back and compared, found by zarr, hashed, renamed, checksums
+of each protein, channel moments, ledger. Plain is `write` and `fsync` of the same files, nothing else. The two take
+turns, each unit in new files; FOLDER should be on the disk that is meant. Prints a Markdown table of medians; the
+seconds of a processor tell what is the machine's doing and what the writer's.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amma.featurize.store.filling import write_unit
+from amma.featurize.store.filling import write_while_filling
 from amma.featurize.store.layout import LEDGER_FOLDER, UNITS_FOLDER, Layout
 from amma.featurize.store.ledger import commit
 from amma.featurize.store.plan import Survey, make_plan
@@ -67,8 +67,8 @@ def write_ours(folder: Path, units: list[UnitContents]) -> None:
     stock = StockReader(documents)
     for name in (LEDGER_FOLDER, UNITS_FOLDER):
         make_folder(folder / name)
-    for contents in units:
-        commit(folder, write_unit(folder, contents, stock))
+    for entry in write_while_filling(folder, iter(units), stock):
+        commit(folder, entry)
 
 
 def write_plain(folder: Path, files: list[tuple[str, bytes]]) -> None:
@@ -84,8 +84,8 @@ def write_plain(folder: Path, files: list[tuple[str, bytes]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--units", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--units", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     units = filled_unit(arguments.units)
     ours, plain = arguments.folder / "ours", arguments.folder / "plain"

@@ -6,7 +6,7 @@ Where the numbers come from is an `Origin`: frozen encoders (`encoding.py`) or a
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -120,14 +120,38 @@ WriteUnits = Callable[[Work, Origin], Receipts]
 
 def write_here(work: Work, origin: Origin) -> Receipts:
     """Fill and write one unit after the other in this process."""
-    stock = StockReader(work.documents)
-    for unit in work.units:
-        if work.stop.requested:
-            return
-        contents = UnitContents(work.plan, work.header.layout, unit)
-        origin.fill(contents, work.advance)
-        work.check_owner()
-        yield write_unit(work.store, contents, stock)
+
+    def filled() -> Iterator[UnitContents]:
+        for unit in work.units:
+            if work.stop.requested:
+                return
+            contents = UnitContents(work.plan, work.header.layout, unit)
+            origin.fill(contents, work.advance)
+            work.check_owner()
+            yield contents
+
+    return write_while_filling(work.store, filled(), StockReader(work.documents))
+
+
+def write_while_filling(path: Path, filled: Iterator[UnitContents], stock: StockReader) -> Receipts:
+    """Write each unit while the next one is being filled, so that encoders and disk do not wait for each other.
+
+    Receipts come in order. Where filling ends with an exception, the unit before it is still written and given.
+    """
+    writing: Future[LedgerEntry] | None = None
+    with ThreadPoolExecutor(1) as writer:
+        while True:
+            try:
+                contents = next(filled, None)
+            except BaseException:
+                if writing is not None:
+                    yield writing.result()
+                raise
+            if writing is not None:
+                yield writing.result()
+            if contents is None:
+                return
+            writing = writer.submit(write_unit, path, contents, stock)
 
 
 def fill_store(

@@ -113,13 +113,14 @@ def test_a_part_that_was_killed_goes_on_and_leaves_others_alone(
     encode = encoders[Modality.FUNC].encode
 
     def die(batch: Any) -> Any:
-        if len(committed_units(store)) == 2:
+        if len(committed_units(store)) == 1:
             raise KeyboardInterrupt
         return encode(batch)
 
     encoders[Modality.FUNC].encode = die
     with pytest.raises(KeyboardInterrupt):
         featurize_part(manifest, store, encoders, first, SMALL)
+    assert len(committed_units(store)) == 2  # the second was being written while the third was encoded
     # What dying parts leave: one of its own, and one of another part, which may be being written at this moment.
     own, other = store / "seq/features/c/2/0.tmp", store / f"seq/features/c/{last.units(8).start + 2}/0.tmp"
     for path in (own, other):

@@ -113,9 +113,7 @@ class StepError(LossError):
     `portions` describe them where more processes than this one took part.
     """
 
-    def __init__(
-        self, given: StepInput, what: str, value: float, portions: list[dict[str, Any]] | None = None
-    ) -> None:
+    def __init__(self, given: StepInput, what: str, value: float, portions: list[dict[str, Any]] | None = None) -> None:
         self._failed = (given, what, value)
         portions = _described(given) if portions is None else portions
         ids = [protein["id"] for portion in portions for protein in portion["proteins"]]
