@@ -24,6 +24,7 @@ from amma.train.model.config import find_preset
 from amma.train.run.step_input import prepare_step
 
 GEMM = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addbmm", "aten::mkldnn_linear"}
+GEMM |= {"mkldnn::_linear_pointwise"}  # what `linear.py` calls where it may
 OPTIMIZER = {"aten::_fused_adamw_"}
 GOALS = {"fp32": 0.75, "bf16": 0.50}
 """Least share of products and attention in a compiled step of 16 proteins."""

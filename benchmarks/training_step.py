@@ -81,6 +81,8 @@ class OurSide:
 
     def __init__(self, model: AMMA, *, bf16: bool, compiled: bool, threads: int) -> None:
         torch.set_num_threads(threads)
+        if compiled:
+            torch.compiler.reset()  # several models in one process would use up what may be compiled of one function
         prepare_layers(model, CPU, compiled=compiled, recomputed=False, bf16=bf16)
         self.stepper = Stepper(
             model,
