@@ -19,7 +19,7 @@ from amma.manifests.errors import CorruptStoreError
 MAX_OPEN = 256
 _AT_ONCE = 32
 """Files that one call holds at a time."""
-_BLOCK = 1 << 21
+_BLOCK = 1 << 19
 """Bytes that are read and then summed while they are still in the processor's cache."""
 _AHEAD = 1 << 21
 """Bytes that the kernel is told of at a time. Whole batches told ahead queue before the rows that threads wait for now:
