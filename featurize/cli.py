@@ -12,6 +12,7 @@ from amma.featurize.options import (
     Quarantine,
     Scheduler,
     Source,
+    View,
     WorkerResource,
     Workers,
     chosen_crew,
@@ -47,14 +48,6 @@ class ExportFormat(StrEnum):
     H5 = "h5"
     NPY = "npy"
     PARQUET = "parquet"
-
-
-class View(StrEnum):
-    """A modality (its own class would bring pyarrow with it)."""
-
-    SEQ = "seq"
-    STR = "str"
-    FUNC = "func"
 
 
 class Pool(StrEnum):

@@ -41,6 +41,14 @@ class SpecialTokens(StrEnum):
     KEEP = "keep"
 
 
+class View(StrEnum):
+    """A modality (its own class would bring pyarrow with it)."""
+
+    SEQ = "seq"
+    STR = "str"
+    FUNC = "func"
+
+
 class Dtype(StrEnum):
     """What features are stored as."""
 

@@ -1,36 +1,15 @@
 """`amma-train embed`: the representations of all proteins of feature stores."""
 
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from amma.featurize.options import Dtype, View
 from amma.manifests.console import AsJson, Debug, DryRun, Strict, exit_for_quarantine, print_json, progress, say
 from amma.manifests.errors import UsageError
-
-
-class View(StrEnum):
-    """A modality (its own class would bring pyarrow with it)."""
-
-    SEQ = "seq"
-    STR = "str"
-    FUNC = "func"
-
-
-class Precision(StrEnum):
-    """What products are computed in."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
-class Dtype(StrEnum):
-    """What representations are stored as."""
-
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
+from amma.train.options import Precision
 
 
 def embed(
