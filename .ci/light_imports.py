@@ -15,7 +15,7 @@ for module in (
     "amma.manifests.table",
     "amma.featurize.store.reader",
     "amma.featurize.store.verify",
-    "amma.evaluate.metrics",
+    "amma.evaluate.metrics.exact",
 ):
     importlib.import_module(module)
     print("imports without torch:", module)

@@ -27,11 +27,11 @@ from machine import describe
 from torch import Tensor
 
 from amma.evaluate.config import FinetuneConfig, Protocol, Rates, TaskName
-from amma.evaluate.controls import untrained_models
-from amma.evaluate.finetune import Bench, Start, predict, tune
-from amma.evaluate.metrics import aupr, fmax
-from amma.evaluate.pooled import PooledInputs
-from amma.evaluate.tasks import Task, read_task
+from amma.evaluate.controls.baselines import untrained_models
+from amma.evaluate.metrics.exact import aupr, fmax
+from amma.evaluate.tasks.task import Task, read_task
+from amma.evaluate.tuning.finetune import Bench, Start, predict, tune
+from amma.evaluate.tuning.pooled import PooledInputs
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.files import write_json_atomically
 from amma.manifests.labels import SPLITS

@@ -88,9 +88,10 @@ def function(
     finetune |= {"head_lrs": tuple(head_lr)} if head_lr else {}
     finetune |= {"tune": tune} if tune else {}
 
-    from amma.evaluate.folder import check_folder, write_folder
-    from amma.evaluate.function import evaluate_function, open_subject
-    from amma.evaluate.summary import plan_facts, plan_lines, result_lines
+    from amma.evaluate.function import evaluate_function
+    from amma.evaluate.report.folder import check_folder, write_folder
+    from amma.evaluate.report.summary import plan_facts, plan_lines, result_lines
+    from amma.evaluate.subject import open_subject
     from amma.train.run.arithmetic import find_device
 
     config = FunctionConfig.parse(

@@ -6,7 +6,7 @@ Shapes: N proteins of the test split, K terms.
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -16,53 +16,32 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64
 
-from amma.evaluate.bootstrap import LEVEL, draw_resamples
 from amma.evaluate.config import FunctionConfig
-from amma.evaluate.controls import ceiling, label_frequency, untrained_models
-from amma.evaluate.finetune import Bench, Start
-from amma.evaluate.identity import Search
-from amma.evaluate.kmers import nearest_neighbour_scores
-from amma.evaluate.leakage import find_leakage
-from amma.evaluate.pooled import PooledInputs
-from amma.evaluate.protocol import Outcome, SeedRun, num_epochs_at_most, run_protocol
-from amma.evaluate.readout import check_readout
-from amma.evaluate.results import (
-    CeilingFacts,
+from amma.evaluate.controls.baselines import label_frequency, untrained_models
+from amma.evaluate.controls.kmers import nearest_neighbour_scores
+from amma.evaluate.controls.leakage import find_leakage
+from amma.evaluate.metrics.bootstrap import LEVEL, draw_resamples
+from amma.evaluate.report.results import (
     Inputs,
     IntervalFacts,
     Provenance,
     Report,
-    SplitFacts,
-    TaskFacts,
 )
-from amma.evaluate.rows import Scorer
-from amma.evaluate.tasks import Split, Task, read_task
-from amma.featurize.store.fingerprint import differences
-from amma.featurize.store.location import parse_location
+from amma.evaluate.report.rows import Scorer
+from amma.evaluate.report.task_facts import task_facts
+from amma.evaluate.subject import Subject
+from amma.evaluate.tasks.task import Split, Task
+from amma.evaluate.tuning.finetune import Bench, Start
+from amma.evaluate.tuning.pooled import PooledInputs
+from amma.evaluate.tuning.protocol import Outcome, SeedRun, num_epochs_at_most, run_protocol
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.console import progress, say
-from amma.manifests.errors import FingerprintError
 from amma.manifests.files import sha256_of_file
 from amma.manifests.labels import SPLITS, split_paths
-from amma.manifests.table import Modality
-from amma.train.data.validation_split import Clusters, read_clusters
 from amma.train.run.arithmetic import arithmetic
-from amma.train.run.checkpoint import LoadedModel, load_model
+from amma.train.run.checkpoint import LoadedModel
 
 PACKAGES = ("amma", "numpy", "torch", "plotly", "pyarrow", "pydantic", "scikit-learn")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated: a checkpoint, a store of the same encoders, and a task on its proteins."""
-
-    trained: LoadedModel
-    store: FeatureStore
-    task: Task
-    clusters: Clusters
-    """Of the test proteins, in their order."""
-    search: Search
-    """How relatives of the test proteins are found among what pretraining saw."""
 
 
 @dataclass(frozen=True)
@@ -72,40 +51,6 @@ class Evaluation:
     report: Report
     task: Task
     runs: tuple[SeedRun, ...]
-
-
-def open_subject(config: FunctionConfig) -> Subject:
-    """Open and check all inputs, without computing anything.
-
-    Raises `FingerprintError` naming each field in which the store's encoders differ from those of pretraining.
-    """
-    store = FeatureStore(parse_location(config.store))
-    trained = load_model(Path(config.checkpoint), device=config.device)
-    different = differences(trained.store_fingerprint, store.fingerprint)
-    if different:
-        raise FingerprintError(
-            f"{config.store} was not written with the encoders that {trained.path} was trained on (training -> store): "
-            f"{'; '.join(different)}. Featurize these proteins with the settings of the pretraining store."
-        )
-    check_readout(trained.model, config.finetune.readout)
-    task = read_task(
-        config.task,
-        store,
-        labels=Path(config.labels),
-        splits=Path(config.splits),
-        split_prefix=config.split_prefix,
-        unlabelled=config.unlabelled,
-    )
-    return Subject(trained, store, task, _clusters(config, store, task), Search.installed())
-
-
-def _clusters(config: FunctionConfig, store: FeatureStore, task: Task) -> Clusters:
-    if config.clusters:
-        return read_clusters(Path(config.clusters), task.test.ids)
-    number: dict[str, int] = {}
-    sequences = store.sequences().take(task.test.rows.tolist())
-    number_N = [number.setdefault(sequence, len(number)) for sequence in sequences]
-    return Clusters(np.array(number_N, dtype=np.int64), "equal sequences")
 
 
 def evaluate_function(config: FunctionConfig, subject: Subject, *, threads: int | None = None) -> Evaluation:
@@ -193,32 +138,6 @@ def _nearest(task: Task, store: FeatureStore) -> list[Float32[np.ndarray, "_ K"]
     with progress("nearest sequences", len(asked), unit="proteins") as advance:
         scores = nearest_neighbour_scores(train, task.train.target_NK, asked, advance)
     return np.split(scores, [len(task.valid.rows)])
-
-
-def task_facts(config: FunctionConfig, task: Task, store: FeatureStore) -> TaskFacts:
-    """What is predicted for whom, and the best that can be reached."""
-    return TaskFacts(
-        name=task.name,
-        num_terms=len(task.terms),
-        unlabelled=config.unlabelled,
-        train=_split_facts(task.train, store),
-        valid=_split_facts(task.valid, store),
-        test=_split_facts(task.test, store),
-        ceiling=CeilingFacts(**asdict(ceiling(task, task.test))),
-    )
-
-
-def _split_facts(split: Split, store: FeatureStore) -> SplitFacts:
-    return SplitFacts(
-        num_proteins=len(split.ids),
-        num_unlabelled=split.num_unlabelled,
-        num_pairs=int(split.target_NK.sum()),
-        num_terms=int(split.target_NK.any(axis=0).sum()),
-        num_unknown=split.num_unknown,
-        num_without_sequence=int((store.length(Modality.SEQ)[split.rows] == 0).sum()),
-        num_without_structure=int((store.length(Modality.STR)[split.rows] == 0).sum()),
-        missing=split.missing,
-    )
 
 
 def _inputs(config: FunctionConfig, subject: Subject) -> Inputs:

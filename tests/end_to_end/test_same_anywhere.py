@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from amma.evaluate.config import Readout
-from amma.evaluate.head import Head
-from amma.evaluate.readout import AttentionPooling, represent
+from amma.evaluate.tuning.head import Head
+from amma.evaluate.tuning.readout import AttentionPooling, represent
 from amma.featurize.encoders.presets import build_encoders
 from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.run import featurize

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from amma.evaluate.config import FinetuneConfig, FunctionConfig, Unlabelled
-from amma.evaluate.results import (
+from amma.evaluate.report.results import (
     CeilingFacts,
     IdentityBin,
     Inputs,

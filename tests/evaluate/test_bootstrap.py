@@ -3,9 +3,9 @@ import time
 import numpy as np
 import pytest
 
-from amma.evaluate import bootstrap
-from amma.evaluate.bootstrap import draw_resamples, middle, resampled_figures
-from amma.evaluate.metrics import aupr, fmax
+from amma.evaluate.metrics import bootstrap
+from amma.evaluate.metrics.bootstrap import draw_resamples, middle, resampled_figures
+from amma.evaluate.metrics.exact import aupr, fmax
 
 
 def make_case(seed: int) -> tuple[np.ndarray, np.ndarray]:

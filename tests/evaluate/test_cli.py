@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from amma.evaluate.cli import app
-from amma.evaluate.results import Report
+from amma.evaluate.report.results import Report
 from amma.featurize.store.push import push_store
 from amma.manifests.errors import AmmaError, CheckpointError, InputError, UsageError
 

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from amma.evaluate import cli as evaluate
 from amma.evaluate.config import Readout
-from amma.evaluate.readout import represent
-from amma.evaluate.results import Report
+from amma.evaluate.report.results import Report
+from amma.evaluate.tuning.readout import represent
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import UsageError
 from amma.manifests.table import Modality

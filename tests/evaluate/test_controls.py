@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from amma.evaluate.controls import ceiling, label_frequency, untrained_models
-from amma.evaluate.metrics import aupr, fmax
-from amma.evaluate.tasks import Split, Task, read_task
+from amma.evaluate.controls.baselines import ceiling, label_frequency, untrained_models
+from amma.evaluate.metrics.exact import aupr, fmax
+from amma.evaluate.tasks.task import Split, Task, read_task
 from amma.featurize.store.reader import FeatureStore
 from amma.train.run.checkpoint import load_model
 

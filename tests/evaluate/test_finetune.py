@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from amma.evaluate.config import Protocol, Rates
-from amma.evaluate.finetune import Bench, predict, tune
-from amma.evaluate.metrics import fmax
-from amma.evaluate.tasks import Split, read_task
+from amma.evaluate.metrics.exact import fmax
+from amma.evaluate.tasks.task import Split, read_task
+from amma.evaluate.tuning.finetune import Bench, predict, tune
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import LossError
 from amma.train.model.amma import AMMA

@@ -6,10 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from amma.evaluate.config import FunctionConfig
-from amma.evaluate.folder import FILES, check_folder, write_folder
-from amma.evaluate.function import Evaluation, evaluate_function, open_subject
-from amma.evaluate.metrics import aupr, fmax
-from amma.evaluate.results import Report
+from amma.evaluate.function import Evaluation, evaluate_function
+from amma.evaluate.metrics.exact import aupr, fmax
+from amma.evaluate.report.folder import FILES, check_folder, write_folder
+from amma.evaluate.report.results import Report
+from amma.evaluate.subject import open_subject
 from amma.manifests.errors import UsageError
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from amma.evaluate.function import Evaluation, evaluate_function, open_subject
-from amma.evaluate.metrics import aupr, f_at, fmax
-from amma.evaluate.torchdrug import aupr_torchdrug, fmax_torchdrug
+from amma.evaluate.function import Evaluation, evaluate_function
+from amma.evaluate.metrics.exact import aupr, f_at, fmax
+from amma.evaluate.metrics.torchdrug import aupr_torchdrug, fmax_torchdrug
+from amma.evaluate.subject import open_subject
 from amma.featurize.store.writer import write_store
 from amma.manifests.errors import FingerprintError
 from amma.manifests.table import Modality

@@ -1,6 +1,6 @@
 import torch
 
-from amma.evaluate.head import Head
+from amma.evaluate.tuning.head import Head
 
 
 def test_a_new_head_says_the_label_frequency_for_every_protein() -> None:

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from amma.evaluate.identity import CANDIDATES, Search, identity_of
+from amma.evaluate.controls.identity import CANDIDATES, Search, identity_of
 from amma.manifests.errors import InputError
 from amma.train.data.mmseqs import Hits, Mmseqs
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from amma.evaluate.kmers import KmerIndex, kmers_of, nearest_neighbour_scores
+from amma.evaluate.controls.kmers import KmerIndex, kmers_of, nearest_neighbour_scores
 
 LETTERS = list("ACDEFGHIKLMNPQRSTVWY")
 

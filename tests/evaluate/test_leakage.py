@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amma.evaluate.identity import Search
-from amma.evaluate.leakage import find_leakage
-from amma.evaluate.results import Leakage
-from amma.evaluate.tasks import Split
+from amma.evaluate.controls.identity import Search
+from amma.evaluate.controls.leakage import find_leakage
+from amma.evaluate.report.results import Leakage
+from amma.evaluate.tasks.task import Split
 from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.writer import ProteinArrays, write_store

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from amma.evaluate.metrics import Fmax, aupr, f_at, fmax, pair_curve, protein_curve
+from amma.evaluate.metrics.exact import Fmax, aupr, f_at, fmax, pair_curve, protein_curve
 
 
 def brute_force_fmax(score: np.ndarray, target: np.ndarray) -> float:

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from amma.evaluate.config import Protocol, Rates
-from amma.evaluate.finetune import Bench, tune
-from amma.evaluate.pooled import PooledInputs
-from amma.evaluate.tasks import INPUTS, read_task
+from amma.evaluate.tasks.task import INPUTS, read_task
+from amma.evaluate.tuning.finetune import Bench, tune
+from amma.evaluate.tuning.pooled import PooledInputs
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.table import Modality
 from amma.train.run.checkpoint import load_model

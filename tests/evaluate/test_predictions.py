@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from amma.evaluate import predictions
-from amma.evaluate.predictions import write_predictions
-from amma.evaluate.tasks import Split
+from amma.evaluate.report import predictions
+from amma.evaluate.report.predictions import write_predictions
+from amma.evaluate.tasks.task import Split
 
 HOSTILE = ("</script><b>", "=HYPERLINK(1)", "a\tb\nc", "\x00\u202e", "日本")
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from amma.evaluate.config import Readout
-from amma.evaluate.readout import AttentionPooling, check_readout, read_out, represent
+from amma.evaluate.tuning.readout import AttentionPooling, check_readout, read_out, represent
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import UsageError
 from amma.manifests.table import Modality
@@ -142,7 +142,7 @@ def test_text_has_no_part_in_a_representation(planted, monkeypatch: pytest.Monke
         asked.extend(modalities)
         return collate(store, proteins, modalities)
 
-    monkeypatch.setattr("amma.evaluate.readout.collate", watched)
+    monkeypatch.setattr("amma.evaluate.tuning.readout.collate", watched)
     with FeatureStore(planted.store) as store, torch.no_grad():
         represent(model, store, np.arange(20), Readout.MEAN, device="cpu")
     assert set(asked) == {Modality.SEQ, Modality.STR}

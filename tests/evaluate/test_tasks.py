@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amma.evaluate.tasks import Task, build_task, read_task
+from amma.evaluate.tasks.task import Task, build_task, read_task
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import InputError
 from amma.manifests.labels import LabelTable

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from amma.evaluate.metrics import aupr, fmax
-from amma.evaluate.torchdrug import aupr_torchdrug, fmax_torchdrug
+from amma.evaluate.metrics.exact import aupr, fmax
+from amma.evaluate.metrics.torchdrug import aupr_torchdrug, fmax_torchdrug
 
 CASES = ("plain", "ties", "empty_rows", "empty_cols", "sigmoid", "perfect")
 WITHOUT_TIES = ("plain", "empty_rows", "empty_cols", "sigmoid", "perfect")

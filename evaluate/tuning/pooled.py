@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from amma.evaluate.tasks import INPUTS
+from amma.evaluate.tasks.task import INPUTS
 from amma.featurize.store.reader import FeatureStore
 from amma.train.model.standardise import Standardiser
 

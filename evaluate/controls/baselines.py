@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from amma.evaluate.metrics import aupr, fmax
-from amma.evaluate.tasks import Split, Task
+from amma.evaluate.metrics.exact import aupr, fmax
+from amma.evaluate.tasks.task import Split, Task
 from amma.train.model.family import make_model
 from amma.train.model.fusion import FusionModel
 from amma.train.run.checkpoint import LoadedModel

@@ -14,8 +14,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from amma.evaluate.figures import pr_figure
-from amma.evaluate.results import Report, Summary
+from amma.evaluate.report.figures import pr_figure
+from amma.evaluate.report.results import Report, Summary
 
 TITLES = {
     "ec": "EC number",
@@ -36,7 +36,7 @@ for (const holder of document.querySelectorAll("[data-figure]")) {
 
 def render_html(report: Report) -> str:
     """The whole page."""
-    templates = files("amma.evaluate") / "templates"
+    templates = files("amma.evaluate.report") / "templates"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"figures": _figures, "count": _count, "short": _short}
     template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))

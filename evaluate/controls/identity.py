@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from amma.evaluate.kmers import KmerIndex
+from amma.evaluate.controls.kmers import KmerIndex
 from amma.train.data.mmseqs import Hits, Mmseqs, find_mmseqs
 
 CANDIDATES = 8

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
-from amma.evaluate.tasks import Split
+from amma.evaluate.tasks.task import Split
 from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory
 
 FORMAT_VERSION = "1.0"

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from amma.evaluate.readout import AttentionPooling
+from amma.evaluate.tuning.readout import AttentionPooling
 
 
 class Head(nn.Module):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from amma.evaluate.config import FunctionConfig
 from amma.evaluate.function import Evaluation, prediction_blocks
-from amma.evaluate.predictions import write_predictions
-from amma.evaluate.report import render_html
+from amma.evaluate.report.page import render_html
+from amma.evaluate.report.predictions import write_predictions
 from amma.manifests.errors import UsageError
 from amma.manifests.files import TEMPORARY_SUFFIX, write_atomically, write_json_atomically
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from amma.evaluate.config import FinetuneConfig, Rates
-from amma.evaluate.finetune import Bench, Fit, Start, Vectors, predict, tune
+from amma.evaluate.tuning.finetune import Bench, Fit, Start, Vectors, predict, tune
 
 
 @dataclass(frozen=True)

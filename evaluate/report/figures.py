@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amma.evaluate.results import Report, Row
+from amma.evaluate.report.results import Report, Row
 
 COLOURS = {
     "trained": "#1f5fa8",

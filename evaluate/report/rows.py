@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64
 
-from amma.evaluate.bootstrap import middle, resampled_figures
-from amma.evaluate.metrics import aupr, f_at, fmax, pair_curve
-from amma.evaluate.protocol import Outcome, SeedRun
-from amma.evaluate.results import Interval, PrCurve, Row, Run, Summary, TrialRecord, finite
-from amma.evaluate.tasks import Task
-from amma.evaluate.torchdrug import aupr_torchdrug, fmax_torchdrug
+from amma.evaluate.metrics.bootstrap import middle, resampled_figures
+from amma.evaluate.metrics.exact import aupr, f_at, fmax, pair_curve
+from amma.evaluate.metrics.torchdrug import aupr_torchdrug, fmax_torchdrug
+from amma.evaluate.report.results import Interval, PrCurve, Row, Run, Summary, TrialRecord, finite
+from amma.evaluate.tasks.task import Task
+from amma.evaluate.tuning.protocol import Outcome, SeedRun
 
 POINTS_PER_CURVE = 400
 

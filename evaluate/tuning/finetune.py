@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from amma.evaluate.config import FinetuneConfig, Protocol, Rates, Readout, Tune
-from amma.evaluate.head import Head
-from amma.evaluate.metrics import fmax
-from amma.evaluate.pooled import PooledInputs
-from amma.evaluate.readout import AttentionPooling, represent
-from amma.evaluate.tasks import Split, Task
+from amma.evaluate.metrics.exact import fmax
+from amma.evaluate.tasks.task import Split, Task
+from amma.evaluate.tuning.head import Head
+from amma.evaluate.tuning.pooled import PooledInputs
+from amma.evaluate.tuning.readout import AttentionPooling, represent
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import LossError
 from amma.manifests.table import Modality

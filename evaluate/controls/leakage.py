@@ -9,9 +9,9 @@ Legend: N test proteins, T seen sequences at hand.
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from amma.evaluate.identity import Search
-from amma.evaluate.results import IdentityBin, Leakage, NearestSeen, SeenByIdentity
-from amma.evaluate.tasks import Split
+from amma.evaluate.controls.identity import Search
+from amma.evaluate.report.results import IdentityBin, Leakage, NearestSeen, SeenByIdentity
+from amma.evaluate.tasks.task import Split
 from amma.featurize.store.ids import StoredColumn
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.console import progress

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from amma.evaluate.config import Readout
-from amma.evaluate.tasks import INPUTS
+from amma.evaluate.tasks.task import INPUTS
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import UsageError
 from amma.manifests.table import Modality

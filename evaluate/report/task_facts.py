@@ -1,0 +1,36 @@
+"""What a report tells of its task: who takes part in each split, and the best that can be reached."""
+
+from dataclasses import asdict
+
+from amma.evaluate.config import FunctionConfig
+from amma.evaluate.controls.baselines import ceiling
+from amma.evaluate.report.results import CeilingFacts, SplitFacts, TaskFacts
+from amma.evaluate.tasks.task import Split, Task
+from amma.featurize.store.reader import FeatureStore
+from amma.manifests.table import Modality
+
+
+def task_facts(config: FunctionConfig, task: Task, store: FeatureStore) -> TaskFacts:
+    """What is predicted for whom, and the best that can be reached."""
+    return TaskFacts(
+        name=task.name,
+        num_terms=len(task.terms),
+        unlabelled=config.unlabelled,
+        train=_split_facts(task.train, store),
+        valid=_split_facts(task.valid, store),
+        test=_split_facts(task.test, store),
+        ceiling=CeilingFacts(**asdict(ceiling(task, task.test))),
+    )
+
+
+def _split_facts(split: Split, store: FeatureStore) -> SplitFacts:
+    return SplitFacts(
+        num_proteins=len(split.ids),
+        num_unlabelled=split.num_unlabelled,
+        num_pairs=int(split.target_NK.sum()),
+        num_terms=int(split.target_NK.any(axis=0).sum()),
+        num_unknown=split.num_unknown,
+        num_without_sequence=int((store.length(Modality.SEQ)[split.rows] == 0).sum()),
+        num_without_structure=int((store.length(Modality.STR)[split.rows] == 0).sum()),
+        missing=split.missing,
+    )

@@ -1,0 +1,1 @@
+"""What is predicted for whom: labels and splits of a store's proteins, terms and their names."""
