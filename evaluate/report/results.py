@@ -230,8 +230,8 @@ class Provenance(Settings):
     threads: int
     checkpoint: str
     store: str
-    labels: str
-    splits: str
+    labels: str | None = None
+    splits: str | None = None
 
 
 class Report(Settings):

@@ -1,0 +1,63 @@
+"""Pieces of a page as plain values: what an analysis shows is in its `report.json`, and its page is drawn from that.
+
+Every text is text: whoever draws a piece escapes it.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from amma.manifests.settings import Settings
+
+Cell = str | int | float | None
+
+
+class Column(Settings):
+    """A column: its title, and how many decimals its numbers are shown with (None: it holds text or counts)."""
+
+    title: str
+    decimals: Annotated[int, Field(ge=0, le=9)] | None = None
+
+
+class Table(Settings):
+    """Rows of cells, the first of each names it; numbers are not rounded here. `strong` are places of rows to stand out."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    strong: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _rows_fit_the_columns(self) -> "Table":
+        for place, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {place} has {len(row)} cells for {len(self.columns)} columns")
+        return self
+
+
+class Figure(Settings):
+    """A figure as plotly's JSON (`data` and `layout`), its caption and its height in pixels."""
+
+    data: tuple[dict[str, Any], ...]
+    layout: dict[str, Any] = {}
+    caption: str = ""
+    height: Annotated[int, Field(gt=0)] = 440
+
+
+class Section(Settings):
+    """A heading, paragraphs, then pieces in their order."""
+
+    heading: str
+    paragraphs: tuple[str, ...] = ()
+    pieces: tuple[Table | Figure, ...] = ()
+
+
+class Document(Settings):
+    """A whole page: what it is, what it says in a sentence or two, and its sections. `facts` end it: provenance."""
+
+    kicker: str
+    title: str
+    lead: str
+    random_encoders: bool
+    sections: tuple[Section, ...]
+    facts: tuple[tuple[str, str], ...] = ()
