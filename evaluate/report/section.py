@@ -20,7 +20,7 @@ class Column(Settings):
 
 
 class Table(Settings):
-    """Rows of cells, the first of each names it; numbers are not rounded here. `strong` are places of rows to stand out."""
+    """Rows of cells, the first of each names it; numbers are not rounded here. `strong` rows, by place, stand out."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -39,7 +39,7 @@ class Figure(Settings):
     """A figure as plotly's JSON (`data` and `layout`), its caption and its height in pixels."""
 
     data: tuple[dict[str, Any], ...]
-    layout: dict[str, Any] = {}
+    layout: dict[str, Any] = Field(default_factory=dict)
     caption: str = ""
     height: Annotated[int, Field(gt=0)] = 440
 
