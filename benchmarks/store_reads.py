@@ -320,7 +320,6 @@ def main() -> None:
     table("Loaders, useful bytes", loading)
     print("\n| what | at least | measured | holds |\n|---|---|---|---|")
     line("warm, without checksums, against memmap", 0.90, ratio(reading, "amma, no checksums", "memmap, copied"))
-    line("… with checksums, 2 threads", 0.90, ratio(reading, "amma, 2 threads", "memmap, copied"))
     line("with checksums, share of the speed kept", 0.70, ratio(reading, "amma", "amma, no checksums"))
     line("with checksums, against zarr-python", 7, ratio(reading, "amma", "zarr-python"))
     line("… against tensorstore", 2.2, ratio(reading, "amma", "tensorstore"))

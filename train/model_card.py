@@ -10,7 +10,7 @@ from typing import Any
 from amma.manifests.table import MODALITIES
 
 PAPER = "https://arxiv.org/abs/2405.06663"
-TAGS = ("amma", "biology", "protein", "protein-representation", "multimodal", "masked-autoencoder")
+TAGS = ("amma", "biology", "protein", "protein-representation", "multimodal")
 FEATURES = {"seq": "sequence", "str": "structure", "func": "function text"}
 
 
@@ -21,7 +21,8 @@ def render_card(config: Mapping[str, Any], *, num_parameters: int, per_token: bo
     """
     from huggingface_hub import ModelCardData
 
-    data = ModelCardData(library_name="amma", pipeline_tag="feature-extraction", tags=list(TAGS))
+    learned_by = "contrastive-learning" if config["model"]["family"] == "contrastive" else "masked-autoencoder"
+    data = ModelCardData(library_name="amma", pipeline_tag="feature-extraction", tags=[*TAGS, learned_by])
     sections = (
         _what(config, num_parameters),
         _use(per_token=per_token),

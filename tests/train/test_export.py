@@ -68,6 +68,10 @@ def test_an_exported_model_is_the_checkpoint_to_the_bit_and_needs_nothing_of_the
     assert bits(model) == bits(before.model)
     card = (tmp_path / "model" / "README.md").read_text()
     assert ("one row a residue or token" in card) is model.per_token
+    assert ("- masked-autoencoder\n" in card, "- contrastive-learning\n" in card) == (
+        model.per_token,
+        not model.per_token,
+    )
     assert (done.family, done.parameters) == (family, sum(p.numel() for p in model.parameters()))
     with FeatureStore(store) as features:
         batch = collate(features, [features.row_of("P0"), features.row_of("P1")], MODALITIES)
