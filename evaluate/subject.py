@@ -30,19 +30,28 @@ class Subject:
     """How relatives of the test proteins are found among what pretraining saw."""
 
 
+def open_model_and_store(checkpoint: Path, store: str, *, device: str = "cpu") -> tuple[LoadedModel, FeatureStore]:
+    """Open a checkpoint and a store that goes with it.
+
+    Raises `FingerprintError` naming each field in which the store's encoders differ from those of pretraining.
+    """
+    opened = FeatureStore(parse_location(store))
+    trained = load_model(checkpoint, device=device)
+    different = differences(trained.store_fingerprint, opened.fingerprint)
+    if different:
+        raise FingerprintError(
+            f"{store} was not written with the encoders that {trained.path} was trained on (training -> store): "
+            f"{'; '.join(different)}. Featurize these proteins with the settings of the pretraining store."
+        )
+    return trained, opened
+
+
 def open_subject(config: FunctionConfig) -> Subject:
     """Open and check all inputs, without computing anything.
 
     Raises `FingerprintError` naming each field in which the store's encoders differ from those of pretraining.
     """
-    store = FeatureStore(parse_location(config.store))
-    trained = load_model(Path(config.checkpoint), device=config.device)
-    different = differences(trained.store_fingerprint, store.fingerprint)
-    if different:
-        raise FingerprintError(
-            f"{config.store} was not written with the encoders that {trained.path} was trained on (training -> store): "
-            f"{'; '.join(different)}. Featurize these proteins with the settings of the pretraining store."
-        )
+    trained, store = open_model_and_store(Path(config.checkpoint), config.store, device=config.device)
     check_readout(trained.model, config.finetune.readout)
     task = read_task(
         config.task,
