@@ -1,40 +1,26 @@
 """What `report.json` holds. All but `provenance` is the same whenever the same command runs on the same inputs."""
 
-import math
-import statistics
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from amma.evaluate.config import FinetuneConfig, Unlabelled
+from pydantic import ConfigDict, ValidationError
+
+from amma.evaluate.config import FinetuneConfig
+from amma.evaluate.report.calibration_results import CalibrationFacts
+from amma.evaluate.report.estimates import Difference, Interval, Summary
+from amma.evaluate.report.included import Included
+from amma.evaluate.report.protein_results import Extremes
+from amma.evaluate.report.slice_results import IdentitySlices, Slice, SliceFigures
+from amma.evaluate.report.task_results import TaskFacts
+from amma.evaluate.report.term_results import TermRecord
+from amma.manifests.errors import InputError
 from amma.manifests.settings import Settings
 
-FORMAT_VERSION = "1.2"
+FORMAT = "amma-report"
+FORMAT_VERSION = "2.0"
 
 
-class Summary(Settings):
-    """A figure over seeds: mean, and sample standard deviation (None for a single value)."""
-
-    mean: float
-    sd: float | None
-    values: tuple[float, ...]
-
-    @staticmethod
-    def of(values: Sequence[float]) -> "Summary":
-        """Summarise at least one value."""
-        sd = statistics.stdev(values) if len(values) > 1 else None
-        return Summary(mean=statistics.fmean(values), sd=sd, values=tuple(values))
-
-
-class Interval(Settings):
-    """The middle part (`IntervalFacts.level`) of a figure over resamples of the test proteins."""
-
-    low: float
-    high: float
-
-    @staticmethod
-    def of(bounds: tuple[float, float]) -> "Interval":
-        """From a pair of bounds."""
-        return Interval(low=bounds[0], high=bounds[1])
+RowName = Literal["trained", "untrained", "pooled inputs", "nearest training sequence", "label frequency"]
 
 
 class PrCurve(Settings):
@@ -81,65 +67,48 @@ class TrialRecord(Settings):
     num_epochs: int
 
 
+class CafaFigures(Settings):
+    """CAFA's figures of one row: terms propagated along the ontology, thresholds on a grid (`CafaFacts`).
+
+    `fmax` and `weighted_fmax` (terms weighted by their information content) are larger for better models, `s_min` (the
+    smallest semantic distance) is smaller. `tau` is the threshold of `fmax`.
+    """
+
+    fmax: Summary
+    tau: Summary
+    weighted_fmax: Summary
+    s_min: Summary
+
+
 class Row(Settings):
     """One line of the table.
 
     The intervals are those of the means over seeds; None where they were not asked for.
 
-    `fmax_torchdrug` is None if it is undefined for a seed.
+    `labelled_fmax` and `labelled_aupr` leave proteins without any true term out. `macro_aupr` is the mean of average
+    precision over the `num_macro_terms` terms that some test protein has. `fmax_torchdrug` is None if it is undefined
+    for a seed. `by_identity` and `by_length` go with `Report.identity.slices` and `Report.lengths`, in their order.
+    `cafa` is None without an ontology.
     """
 
-    name: Literal["trained", "untrained", "pooled inputs", "nearest training sequence", "label frequency"]
+    name: RowName
     meaning: str
     fmax: Summary
     fmax_interval: Interval | None
     aupr: Summary
     aupr_interval: Interval | None
     f_at_threshold: Summary
+    labelled_fmax: Summary | None = None
+    labelled_aupr: Summary | None = None
+    macro_aupr: Summary | None = None
+    num_macro_terms: int = 0
     fmax_torchdrug: Summary | None
     aupr_torchdrug: Summary
+    by_identity: tuple[SliceFigures, ...] = ()
+    by_length: tuple[SliceFigures, ...] = ()
+    cafa: CafaFigures | None = None
     trials: tuple[TrialRecord, ...]
     runs: tuple[Run, ...]
-
-
-class SplitFacts(Settings):
-    """Who takes part in a split.
-
-    `num_unlabelled` of the proteins are in the label table without a term and count as all-zero rows; `missing` are
-    labelled but not in the store; `num_unknown` ids of the split are outside the label table (or in it without a
-    term, if such proteins are dropped) and take no part.
-    `num_without_sequence` are read at their structure's residues.
-    """
-
-    num_proteins: int
-    num_unlabelled: int
-    num_pairs: int
-    num_terms: int
-    num_unknown: int
-    num_without_sequence: int
-    num_without_structure: int
-    missing: tuple[str, ...]
-
-
-class CeilingFacts(Settings):
-    """The best figures possible on the test split for a model that knows nothing of terms unseen in training."""
-
-    num_unseen_terms: int
-    num_unseen_pairs: int
-    fmax: float
-    aupr: float
-
-
-class TaskFacts(Settings):
-    """What is predicted, for whom."""
-
-    name: str
-    num_terms: int
-    unlabelled: Unlabelled
-    train: SplitFacts
-    valid: SplitFacts
-    test: SplitFacts
-    ceiling: CeilingFacts
 
 
 class IntervalFacts(Settings):
@@ -216,6 +185,7 @@ class Inputs(Settings):
     store_root_hash: str
     labels_sha256: str
     splits_sha256: dict[str, str]
+    term_names_sha256: str | None = None
     random_encoders: bool
 
 
@@ -232,10 +202,35 @@ class Provenance(Settings):
     store: str
     labels: str | None = None
     splits: str | None = None
+    ontology: str | None = None
+    included: tuple[str, ...] = ()
+
+
+class Paired(Settings):
+    """The trained model against another row: its figures less those of the other (means over seeds)."""
+
+    against: RowName
+    fmax: Difference
+    aupr: Difference
+
+
+class CafaFacts(Settings):
+    """How CAFA's figures were computed: on the test proteins that have a term of the ontology, thresholds of a grid.
+
+    `num_terms` are the terms that true ones propagate to, without the root.
+    """
+
+    tau_step: float
+    num_proteins: int
+    num_terms: int
 
 
 class Report(Settings):
-    """The whole of `report.json`; `report.html` shows nothing that is not in here."""
+    """The whole of `report.json`; `report.html` shows nothing that is not in here.
+
+    `terms` has all terms in the order of the task, `lengths` slices by number of residues. `paired` is empty if no
+    intervals were asked for.
+    """
 
     format: Literal["amma-report"] = "amma-report"
     version: str = FORMAT_VERSION
@@ -244,7 +239,15 @@ class Report(Settings):
     inputs: Inputs
     intervals: IntervalFacts | None
     rows: tuple[Row, ...]
+    paired: tuple[Paired, ...] = ()
+    cafa: CafaFacts | None = None
+    identity: IdentitySlices | None = None
+    lengths: tuple[Slice, ...] = ()
+    terms: tuple[TermRecord, ...] = ()
+    calibration: CalibrationFacts | None = None
+    extremes: Extremes | None = None
     leakage: Leakage
+    included: tuple[Included, ...] = ()
     provenance: Provenance
 
     def row(self, name: str) -> Row:
@@ -252,6 +255,25 @@ class Report(Settings):
         return next(row for row in self.rows if row.name == name)
 
 
-def finite(value: float) -> float | None:
-    """The value, or None for NaN and an infinite threshold, which JSON cannot say."""
-    return value if math.isfinite(value) else None
+def read_report(path: Path) -> Report:
+    """The report in a `report.json`; raises `InputError` if it is none, or of a version that cannot be read."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else None
+    if text is None:
+        raise InputError(f"{path}: no report there. Give the `report.json` that `amma-eval function` wrote.")
+    try:
+        header = _Header.model_validate_json(text)
+    except ValidationError:
+        raise InputError(f"{path}: not a report of `amma-eval function`.") from None
+    if header.format != FORMAT or header.version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        raise InputError(
+            f"{path}: {header.format} of version {header.version}, this program reads {FORMAT} {FORMAT_VERSION}. "
+            "Make the report again with `amma-eval function`, or use the amma that wrote it."
+        )
+    return Report.model_validate_json(text)
+
+
+class _Header(Settings):
+    model_config = ConfigDict(extra="ignore")
+
+    format: str
+    version: str

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float32, Float64
 from amma.evaluate.metrics.bootstrap import middle, resampled_figures
 from amma.evaluate.metrics.exact import aupr, f_at, fmax, pair_curve
 from amma.evaluate.metrics.torchdrug import aupr_torchdrug, fmax_torchdrug
-from amma.evaluate.report.results import Interval, PrCurve, Row, Run, Summary, TrialRecord, finite
+from amma.evaluate.report.estimates import Interval, Summary, finite
+from amma.evaluate.report.results import PrCurve, Row, Run, TrialRecord
 from amma.evaluate.tasks.task import Task
 from amma.evaluate.tuning.protocol import Outcome, SeedRun
 

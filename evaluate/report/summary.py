@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from amma.evaluate.config import FinetuneConfig, FunctionConfig, Tune, Unlabelled
-from amma.evaluate.report.results import Interval, IntervalFacts, Leakage, Report, Summary
+from amma.evaluate.report.estimates import Interval, Summary
+from amma.evaluate.report.results import IntervalFacts, Leakage, Report
 from amma.evaluate.report.task_facts import task_facts
 from amma.evaluate.subject import Subject
 from amma.manifests.labels import SPLITS

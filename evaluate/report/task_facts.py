@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from amma.evaluate.config import FunctionConfig
 from amma.evaluate.controls.baselines import ceiling
-from amma.evaluate.report.results import CeilingFacts, SplitFacts, TaskFacts
+from amma.evaluate.report.task_results import AbsentProtein, CeilingFacts, SplitFacts, TaskFacts
 from amma.evaluate.tasks.task import Split, Task
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.table import Modality
@@ -32,5 +32,7 @@ def _split_facts(split: Split, store: FeatureStore) -> SplitFacts:
         num_unknown=split.num_unknown,
         num_without_sequence=int((store.length(Modality.SEQ)[split.rows] == 0).sum()),
         num_without_structure=int((store.length(Modality.STR)[split.rows] == 0).sum()),
-        missing=split.missing,
+        missing=tuple(
+            AbsentProtein(id=identifier, code=None, reason="not in the store") for identifier in split.missing
+        ),
     )

@@ -10,24 +10,44 @@ import pytest
 import torch
 
 from amma.evaluate.config import FinetuneConfig, FunctionConfig, Unlabelled
+from amma.evaluate.report.calibration_results import (
+    CalibrationFacts,
+    CalibrationRun,
+    ReliabilityBin,
+    ReliabilityRecord,
+)
+from amma.evaluate.report.estimates import Difference, Interval, Summary
+from amma.evaluate.report.included import Included
+from amma.evaluate.report.protein_results import Extremes, ProteinRecord, ScoredTerm
 from amma.evaluate.report.results import (
-    CeilingFacts,
+    CafaFacts,
+    CafaFigures,
     IdentityBin,
     Inputs,
     IntervalFacts,
     Leakage,
     NearestSeen,
+    Paired,
     PrCurve,
     Provenance,
     Report,
     Row,
     Run,
     SeenByIdentity,
-    SplitFacts,
-    Summary,
-    TaskFacts,
     TrialRecord,
 )
+from amma.evaluate.report.section import Column, Figure, Section, Table
+from amma.evaluate.report.slice_results import IdentitySlices, NearestTraining, Slice, SliceFigures
+from amma.evaluate.report.task_results import (
+    AbsentProtein,
+    AlternativeTerm,
+    CeilingFacts,
+    NameFacts,
+    OntologyFacts,
+    SplitFacts,
+    TaskFacts,
+)
+from amma.evaluate.report.term_results import TermFigures, TermRecord
 from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.writer import ProteinArrays, write_store
@@ -65,6 +85,111 @@ def make_run(seed: int | None, fmax: float, aupr: float) -> Run:
     )
 
 
+SLICES = ((None, 0.3), (None, 0.5), (None, 0.95))
+LENGTHS = ((None, 100), (100, 300), (300, None))
+
+
+def make_slices(bounds: tuple[tuple[float | None, float | None], ...]) -> tuple[Slice, ...]:
+    """The first has no protein with a label."""
+    return tuple(
+        Slice(at_least=low, below=high, num_proteins=60 * place + 2, num_unlabelled=2)
+        for place, (low, high) in enumerate(bounds)
+    )
+
+
+def make_slice_figures(runs: tuple[Run, ...], number: int) -> tuple[SliceFigures, ...]:
+    figures = [
+        SliceFigures(
+            fmax=Summary.of([run.fmax * (0.8 + place / 10) for run in runs]),
+            aupr=Summary.of([run.aupr * (0.8 + place / 10) for run in runs]),
+        )
+        for place in range(1, number)
+    ]
+    return (SliceFigures(fmax=None, aupr=None), *figures)
+
+
+def make_terms(names: tuple[str, ...]) -> tuple[TermRecord, ...]:
+    """A term for each name, named so; the first has no test protein, the last has no name."""
+    nothing = TermFigures(average_precision=None, fmax=None)
+    return tuple(
+        TermRecord(
+            term=f"{name} (term)" if place else name,
+            name=None if place == len(names) - 1 else f"what {name} is called",
+            name_origin=None if place == len(names) - 1 else "label table",
+            num_train=90 - place,
+            num_valid=20,
+            num_test=11 * place,
+            trained=TermFigures(average_precision=0.6, fmax=0.7) if place else nothing,
+            untrained=TermFigures(average_precision=0.5, fmax=0.6) if place else nothing,
+            label_frequency=TermFigures(average_precision=0.1, fmax=0.2) if place else nothing,
+        )
+        for place, name in enumerate(names)
+    )
+
+
+def make_reliability(shift: float) -> ReliabilityRecord:
+    """The last of four bins is empty."""
+    bins = [
+        ReliabilityBin(
+            low=place / 4,
+            high=(place + 1) / 4,
+            num_pairs=0 if place == 3 else 1000 >> place,
+            predicted=None if place == 3 else place / 4 + 0.1,
+            observed=None if place == 3 else place / 4 + 0.1 + shift,
+        )
+        for place in range(4)
+    ]
+    return ReliabilityRecord(bins=tuple(bins), ece=shift, brier=0.05 + shift)
+
+
+def make_calibration() -> CalibrationFacts:
+    runs = [
+        CalibrationRun(
+            seed=seed, slope=0.8, intercept=-0.1, before=make_reliability(0.04), after=make_reliability(0.01)
+        )
+        for seed in range(3)
+    ]
+    return CalibrationFacts(
+        ece_before=Summary.of([0.04] * 3),
+        ece_after=Summary.of([0.01] * 3),
+        brier_before=Summary.of([0.09] * 3),
+        brier_after=Summary.of([0.06] * 3),
+        runs=tuple(runs),
+    )
+
+
+def make_protein(identifier: str, f: float) -> ProteinRecord:
+    return ProteinRecord(
+        id=identifier,
+        num_residues=321,
+        identity=0.27,
+        f=f,
+        f_untrained=f / 2,
+        true=(ScoredTerm(term=identifier, name=identifier, score=0.8, true=True),),
+        predicted=(
+            ScoredTerm(term=identifier, name=identifier, score=0.8, true=True),
+            ScoredTerm(term="2.7.-.-", name=None, score=0.1, true=False),
+        ),
+    )
+
+
+def make_included(text: str) -> Included:
+    """An analysis in whose every place for a text there is `text`."""
+    table = Table(columns=(Column(title=text), Column(title="value", decimals=3)), rows=((text, 0.5), ("-", None)))
+    figure = Figure(data=({"type": "scatter", "x": [0, 1], "y": [0, 1], "name": "a line"},), caption=text)
+    return Included(
+        analysis="alignment",
+        title=text,
+        lead=text,
+        sections=(Section(heading=text, paragraphs=(text,), pieces=(table, figure)),),
+        checkpoint_step=1234,
+        checkpoint_sha256="ab" * 32,
+        same_checkpoint=True,
+        random_encoders=True,
+        sha256="45" * 32,
+    )
+
+
 def make_row(name: str, runs: tuple[Run, ...], trials: tuple[TrialRecord, ...]) -> Row:
     return Row.model_validate(
         {
@@ -75,6 +200,18 @@ def make_row(name: str, runs: tuple[Run, ...], trials: tuple[TrialRecord, ...]) 
             "aupr": Summary.of([run.aupr for run in runs]),
             "aupr_interval": {"low": runs[0].aupr - 0.07, "high": runs[0].aupr + 0.08},
             "f_at_threshold": Summary.of([run.f_at_threshold for run in runs]),
+            "labelled_fmax": Summary.of([run.fmax + 0.004 for run in runs]),
+            "labelled_aupr": Summary.of([run.aupr + 0.005 for run in runs]),
+            "macro_aupr": Summary.of([run.aupr - 0.1 for run in runs]),
+            "num_macro_terms": 6,
+            "by_identity": make_slice_figures(runs, len(SLICES)),
+            "by_length": make_slice_figures(runs, len(LENGTHS)),
+            "cafa": CafaFigures(
+                fmax=Summary.of([run.fmax + 0.06 for run in runs]),
+                tau=Summary.of([0.3 for _ in runs]),
+                weighted_fmax=Summary.of([run.fmax - 0.03 for run in runs]),
+                s_min=Summary.of([3.5 for _ in runs]),
+            ),
             "fmax_torchdrug": None if runs[0].seed is None else Summary.of([run.fmax + 0.001 for run in runs]),
             "aupr_torchdrug": Summary.of([run.aupr_torchdrug for run in runs]),
             "trials": trials,
@@ -99,7 +236,10 @@ def make_report() -> Callable[..., Report]:
             num_unknown=544,
             num_without_sequence=0,
             num_without_structure=4,
-            missing=names,
+            missing=tuple(
+                AbsentProtein(id=name, code=None if place else "E_COORD", reason=f"what became of {name}")
+                for place, name in enumerate(names)
+            ),
         )
         return Report(
             task=TaskFacts(
@@ -110,6 +250,17 @@ def make_report() -> Callable[..., Report]:
                 valid=split,
                 test=split,
                 ceiling=CeilingFacts(num_unseen_terms=1, num_unseen_pairs=2, fmax=0.98, aupr=0.97),
+                names=NameFacts(origins=((task, 6),), unnamed=names[-1:]),
+                ontology=OntologyFacts(
+                    kind=task,
+                    data_version=task,
+                    sha256="67" * 32,
+                    namespace=task,
+                    num_terms=40_000,
+                    num_obsolete=12,
+                    alternative=tuple(AlternativeTerm(term=name, primary=name) for name in names),
+                    unmatched=names,
+                ),
             ),
             config=FinetuneConfig(),
             inputs=Inputs(
@@ -119,6 +270,7 @@ def make_report() -> Callable[..., Report]:
                 store_root_hash="ef" * 32,
                 labels_sha256="01" * 32,
                 splits_sha256=dict.fromkeys(("train", "valid", "test"), "23" * 32),
+                term_names_sha256="89" * 32,
                 random_encoders=True,
             ),
             intervals=IntervalFacts(
@@ -136,6 +288,35 @@ def make_report() -> Callable[..., Report]:
                 make_row("nearest training sequence", (make_run(None, 0.41, 0.30),), ()),
                 make_row("label frequency", (make_run(None, 0.39, 0.24),), ()),
             ),
+            paired=tuple(
+                Paired(
+                    against=against,
+                    fmax=Difference(
+                        difference=0.04, interval=Interval(low=0.01, high=0.07), p_bootstrap=0.002, p_swap=0.01
+                    ),
+                    aupr=Difference(
+                        difference=0.05, interval=Interval(low=-0.01, high=0.09), p_bootstrap=0.2, p_swap=0.3
+                    ),
+                )
+                for against in ("untrained", "pooled inputs", "nearest training sequence", "label frequency")
+            ),
+            cafa=CafaFacts(tau_step=0.01, num_proteins=212, num_terms=33),
+            identity=IdentitySlices(
+                method=task,
+                slices=make_slices(SLICES),
+                nearest=tuple(
+                    NearestTraining(id=name, identity=0.4 if place else 0.0, training=name if place else None)
+                    for place, name in enumerate(names)
+                ),
+            ),
+            lengths=make_slices(LENGTHS),
+            terms=make_terms(names),
+            calibration=make_calibration(),
+            extremes=Extremes(
+                best=tuple(make_protein(name, 1.0) for name in names),
+                worst=tuple(make_protein(name, 0.0) for name in names),
+            ),
+            included=(make_included(path),),
             leakage=Leakage(
                 num_test=215,
                 num_seen=len(names),
@@ -165,6 +346,8 @@ def make_report() -> Callable[..., Report]:
                 store="real.zarr",
                 labels="ec.tsv",
                 splits="real",
+                ontology=path,
+                included=(path,),
             ),
         )
 

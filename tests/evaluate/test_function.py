@@ -79,7 +79,7 @@ def test_every_row_was_tuned_alike(fusion: Evaluation) -> None:
 def test_who_took_part_and_what_was_seen_is_reported(fusion: Evaluation) -> None:
     task = fusion.report.task
     assert (task.test.num_proteins, task.test.num_unlabelled, task.test.num_unknown) == (31, 1, 1)
-    assert task.test.missing == ("absent",)
+    assert [absent.id for absent in task.test.missing] == ["absent"]
     assert task.test.num_without_structure == 4  # P133, P140, P147, P154
     assert task.ceiling.num_unseen_terms == task.ceiling.num_unseen_pairs == 1
     assert task.ceiling.fmax < 1

@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 import plotly.graph_objects as go
 import pytest
 
+from amma.evaluate.report.estimates import Summary
 from amma.evaluate.report.figures import pr_figure
-from amma.evaluate.report.page import json_for_script, render_html
-from amma.evaluate.report.results import Report, Summary
+from amma.evaluate.report.page import render_html
+from amma.evaluate.report.results import Report
+from amma.evaluate.report.shell import json_for_script
 from amma.evaluate.report.summary import result_lines
 
 MakeReport = Callable[..., Report]
@@ -72,7 +74,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def plotly_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real library is megabytes of text; one test looks at it, the others need not parse it."""
-    monkeypatch.setattr("amma.evaluate.report.page.get_plotlyjs", lambda: "const Plotly = {};")
+    monkeypatch.setattr("amma.evaluate.report.shell.get_plotlyjs", lambda: "const Plotly = {};")
 
 
 @pytest.mark.usefixtures("plotly_is_short")
