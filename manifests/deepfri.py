@@ -24,6 +24,9 @@ BRANCHES = {
 }
 """What each branch is called in the files."""
 
+NAMES = {branch: title.replace("-terms", "-names") for branch, title in BRANCHES.items() if branch != "ec"}
+"""What the block with the names of a branch is called; EC numbers have none."""
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -45,17 +48,9 @@ def read_annotation(path: Path, branch: str) -> Annotation:
     Raises `InputError` (`E_COLUMNS`) if the table has no such branch, or no header line.
     """
     title = BRANCHES[branch]
-    lists: dict[str, tuple[str, ...]] = {}
     with open_text(path) as handle:
         lines = ((number, line.rstrip("\n")) for number, line in enumerate(handle, start=1))
-        for _, line in lines:
-            if line.startswith(HEADER):
-                columns = line.split("\t")
-                break
-            if line.startswith(MARK):
-                lists[line.removeprefix(MARK).strip()] = tuple(next(lines, (0, ""))[1].split("\t"))
-        else:
-            raise InputError(f"{path}: no line that begins with {HEADER!r}; is it cut short?", code="E_COLUMNS")
+        lists, columns = _read_head(lines, path)
         if title not in lists or title not in columns:
             shown = ", ".join(columns[1:]) or "nothing"
             raise InputError(
@@ -64,6 +59,35 @@ def read_annotation(path: Path, branch: str) -> Annotation:
         place = columns.index(title)
         rows = tuple((number, *_row(line.split("\t"), place)) for number, line in lines if line.strip())
     return Annotation(lists[title], rows)
+
+
+def read_names(path: Path, branch: str) -> dict[str, str]:
+    """The names that the head of an annotation table gives the terms of one branch, where it gives any.
+
+    A name that only repeats its term is none: in the published `nrPDB-GO_…_annot.tsv` all do. Raises `InputError`
+    (`E_COLUMNS`) if there are not as many names as terms, or no header line.
+    """
+    with open_text(path) as handle:
+        lists, _ = _read_head(((number, line.rstrip("\n")) for number, line in enumerate(handle, start=1)), path)
+    terms, names = lists.get(BRANCHES[branch], ()), lists.get(NAMES.get(branch, ""), ())
+    if names and len(names) != len(terms):
+        raise InputError(
+            f"{path}: {len(terms)} terms and {len(names)} names in the head of branch {BRANCHES[branch]!r}; expected "
+            "as many.",
+            code="E_COLUMNS",
+        )
+    return {term: name for term, name in zip(terms, names, strict=False) if name.strip() not in ("", term)}
+
+
+def _read_head(lines: Iterator[tuple[int, str]], path: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """The lists of a table's head, and the columns of the rows that follow; `lines` are left at the first row."""
+    lists: dict[str, tuple[str, ...]] = {}
+    for _, line in lines:
+        if line.startswith(HEADER):
+            return lists, line.split("\t")
+        if line.startswith(MARK):
+            lists[line.removeprefix(MARK).strip()] = tuple(next(lines, (0, ""))[1].split("\t"))
+    raise InputError(f"{path}: no line that begins with {HEADER!r}; is it cut short?", code="E_COLUMNS")
 
 
 def _row(cells: list[str], place: int) -> tuple[str, tuple[str, ...]]:
