@@ -31,7 +31,7 @@ from amma.evaluate.report.rows import Scorer
 from amma.evaluate.report.task_facts import task_facts
 from amma.evaluate.subject import Subject
 from amma.evaluate.tasks.task import Split, Task
-from amma.evaluate.tuning.finetune import Bench, Start
+from amma.evaluate.tuning.finetune import Bench, Fit, Start
 from amma.evaluate.tuning.pooled import PooledInputs
 from amma.evaluate.tuning.protocol import Outcome, SeedRun, num_epochs_at_most, run_protocol
 from amma.featurize.store.reader import FeatureStore
@@ -53,16 +53,23 @@ class Evaluation:
     runs: tuple[SeedRun, ...]
 
 
-def evaluate_function(config: FunctionConfig, subject: Subject, *, threads: int | None = None) -> Evaluation:
+def evaluate_function(
+    config: FunctionConfig,
+    subject: Subject,
+    *,
+    threads: int | None = None,
+    keep: Callable[[Fit], None] = lambda _: None,
+) -> Evaluation:
     """Fine-tune, score and compare: the trained model, the same model untrained, and the controls.
 
+    `keep` is handed the trained model as it is tuned with each seed.
     Deterministic: the same numbers for the same inputs, device, number of threads and library versions.
     """
     with arithmetic(threads, torch.device(config.device)) as threads_used:
-        return _evaluate(config, subject, threads_used)
+        return _evaluate(config, subject, threads_used, keep)
 
 
-def _evaluate(config: FunctionConfig, subject: Subject, threads: int) -> Evaluation:
+def _evaluate(config: FunctionConfig, subject: Subject, threads: int, keep: Callable[[Fit], None]) -> Evaluation:
     started = time.monotonic()
     trained, store, task = subject.trained, subject.store, subject.task
     # First what may fail for reasons outside of this program, then hours of work.
@@ -80,7 +87,8 @@ def _evaluate(config: FunctionConfig, subject: Subject, threads: int) -> Evaluat
     total = sum(num_epochs_at_most(on.config) for _, on in starts.values())
     with progress("fine-tuning", total, unit="epochs") as advance:
         for name, (start, on) in starts.items():
-            outcomes[name] = run_protocol(start, on, advance=advance, tell=partial(_tell, name))
+            kept = {"keep": keep} if name == "trained" else {}
+            outcomes[name] = run_protocol(start, on, advance=advance, tell=partial(_tell, name), **kept)
     intervals, weight_BN = _resamples(config, subject)
     scorer = Scorer(task, weight_BN)
     rows = (

@@ -53,8 +53,12 @@ def run_protocol(
     *,
     advance: Callable[[int], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
+    keep: Callable[[Fit], None] = lambda _: None,
 ) -> Outcome:
-    """Tune the model that `start` gives for each seed. The test split is scored once for each, after all choices."""
+    """Tune the model that `start` gives for each seed. The test split is scored once for each, after all choices.
+
+    `keep` is handed the tuning chosen for each seed, to save what it needs of it: it is gone afterwards.
+    """
     config, task = bench.config, bench.task
     trials: list[Trial] = []
     runs: list[SeedRun] = []
@@ -81,6 +85,7 @@ def run_protocol(
                 best = fit
         assert best is not None  # a grid has at least one pair
         runs.append(SeedRun(_trial(best), predict(best, bench, task.valid), predict(best, bench, task.test)))
+        keep(best)
     return Outcome(tuple(trials), tuple(runs))
 
 
