@@ -169,11 +169,11 @@ class EsmEncoder:
 
     def check(self, protein: Protein) -> None:
         """Raise `RecordError` (`E_ALPHABET`, `E_EMPTY`, `E_LONG`) for a sequence that has no features."""
-        self._tokens(protein)
+        self.tokens(protein)
 
     def encode(self, batch: Sequence[EncoderInput]) -> list[Encoded]:
         """Features of each protein; `RecordError` as by `check`."""
-        tokens = [self._tokens(item.protein) for item in batch]
+        tokens = [self.tokens(item.protein) for item in batch]
         if not tokens:
             return []
         lengths = [len(row) for row in tokens]
@@ -184,8 +184,8 @@ class EsmEncoder:
             for length, end in zip(lengths, ends, strict=True)
         ]
 
-    def _tokens(self, protein: Protein) -> Int64[np.ndarray, " T"]:
-        """Tokens of the residues that are read, between BOS and EOS."""
+    def tokens(self, protein: Protein) -> Int64[np.ndarray, " T"]:
+        """Tokens of the residues that are read, between BOS and EOS; `RecordError` as by `check`."""
         # Also what lies behind the last residue that is read must be a sequence.
         tokens_L = self._residue_tokens(protein)
         limit = self.max_residues
