@@ -267,7 +267,8 @@ def read_report(path: Path) -> Report:
     if header.format != FORMAT or header.version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise InputError(
             f"{path}: {header.format} of version {header.version}, this program reads {FORMAT} {FORMAT_VERSION}. "
-            "Make the report again with `amma-eval function`, or use the amma that wrote it."
+            "Make the report again with `amma-eval function`, or use the amma that wrote it.",
+            code="E_VERSION",
         )
     return Report.model_validate_json(text)
 

@@ -176,7 +176,7 @@ def tune(
 
 
 def predict(fit: Fit, bench: Bench, split: Split) -> Float32[np.ndarray, "N K"]:
-    """Probability of each term for each protein of a split."""
+    """Probability of each term for each protein of a split; raises `LossError` naming the protein if one is NaN."""
     return _probabilities(_logits(fit.head, bench.vectors(fit.model, split, fit.head.pooling), split, bench))
 
 
@@ -217,7 +217,15 @@ def _logits(head: Head, vectors: Vectors, split: Split, bench: Bench) -> Float32
     blocks: Sequence[np.ndarray] = np.array_split(
         np.arange(len(split.ids)), -(-len(split.ids) // bench.config.batch_size)
     )
-    return torch.cat([head(vectors(places)).float().cpu() for places in blocks])
+    logits_NK = torch.cat([head(vectors(places)).float().cpu() for places in blocks])
+    broken_N = torch.isnan(logits_NK).any(dim=1)
+    if bool(broken_N.any()):
+        worst = split.ids[int(broken_N.int().argmax())]
+        raise LossError(
+            f"the model gives NaN for protein {worst!r} ({int(broken_N.sum())} of {len(split.ids)} proteins of its "
+            "split). Try lower learning rates with --fusion-lr and --head-lr; if it stays, look at this protein."
+        )
+    return logits_NK
 
 
 def _probabilities(logits_NK: Float32[Tensor, "N K"]) -> Float32[np.ndarray, "N K"]:

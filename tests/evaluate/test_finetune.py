@@ -149,3 +149,15 @@ def test_attention_is_learned_with_the_head_and_a_probe_still_leaves_the_model_a
     assert all(parameter.grad is None for parameter in start.parameters())
     score_NK = predict(fit, bench, bench.task.valid).astype(np.float64)
     assert fmax(score_NK, bench.task.valid.target_NK).value == fit.best.valid_fmax
+
+
+def test_a_model_that_gives_nan_is_an_error_that_names_the_protein(planted, store: FeatureStore) -> None:
+    bench = make_bench(planted, store, Protocol.PROBE)
+    start = load_model(planted.run).model
+    valid = bench.vectors(start, bench.task.valid)
+
+    def broken(places: np.ndarray) -> torch.Tensor:
+        return torch.where(torch.from_numpy(places == 3)[:, None], torch.nan, valid(places))
+
+    with pytest.raises(LossError, match=rf"NaN for protein '{bench.task.valid.ids[3]}' \(1 of 32"):
+        tune(start, bench, RATES[Protocol.PROBE], 0, valid=broken)
