@@ -12,6 +12,7 @@ Shapes: B resamples, N proteins, K terms, T thresholds.
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
+from amma.evaluate.metrics.scores import checked_scores
 from amma.train.model.masking import generator_for
 
 LEVEL = 0.95
@@ -39,11 +40,12 @@ def draw_resamples(cluster_N: Int64[np.ndarray, " N"], number: int, *, seed: int
 def resampled_figures(
     weight_BN: Float64[np.ndarray, "B N"], score_NK: Float[np.ndarray, "N K"], target_NK: Bool[np.ndarray, "N K"]
 ) -> tuple[Float64[np.ndarray, " B"], Float64[np.ndarray, " B"]]:
-    """Fmax and AUPR (`metrics.py`) of each resample.
+    """Fmax and AUPR (`exact.py`) of each resample; 0 for one without a true pair.
 
     What a protein adds to precision and recall at a threshold does not depend on the resample, so it is worked out
-    once, and all resamples are one matrix product.
+    once, and all resamples are one matrix product. Raises `ValueError` for NaN scores.
     """
+    score_NK = checked_scores(score_NK, target_NK)
     threshold_T = _thresholds(score_NK, target_NK)
     sorted_NK, num_true_N = np.sort(score_NK, axis=1), target_NK.sum(axis=1)
     true_scores = [np.sort(row[true]) for row, true in zip(score_NK, target_NK, strict=True)]
@@ -73,7 +75,7 @@ def middle(value_B: Float64[np.ndarray, " B"]) -> tuple[float, float]:
 
 
 def _thresholds(score_NK: Float[np.ndarray, "N K"], target_NK: Bool[np.ndarray, "N K"]) -> Float[np.ndarray, " T"]:
-    """Scores of true pairs, descending; see `metrics.py` for why no others are needed."""
+    """Scores of true pairs, descending; see `exact.py` for why no others are needed."""
     true_scores = np.sort(score_NK[target_NK])
     descending_T = np.unique(true_scores)[::-1]
     if len(descending_T) > MAX_THRESHOLDS:

@@ -1,8 +1,11 @@
 """Protein-centric Fmax and pair-centric AUPR by their exact definitions, ties grouped.
 
 A term is predicted for a protein where its score is at least the threshold. Only the order of scores matters, so
-logits and probabilities give the same figures. Everything is computed in float64; memory is linear in the number of
-pairs, time is that of sorting them.
+logits and probabilities give the same figures, and infinities are scores like others (`scores.py`). Figures are
+computed in float64; memory is linear in the number of pairs, time is that of sorting them.
+
+Constant scores leave one threshold, at which everything is predicted: recall is the share of labelled proteins, the
+precision of a protein is its share of true terms, and AUPR is the share of true pairs. NaN is refused.
 
 Shapes: N proteins, K terms, T thresholds (the distinct scores of true pairs, descending).
 
@@ -16,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from amma.evaluate.metrics.scores import checked_scores
 
 ROWS_AT_ONCE = 256
 """Proteins sorted in one go: bounds working memory without changing any number."""
@@ -62,7 +67,7 @@ def fmax(score_NK: Float[np.ndarray, "N K"], target_NK: Bool[np.ndarray, "N K"])
 
 def protein_curve(score_NK: Float[np.ndarray, "N K"], target_NK: Bool[np.ndarray, "N K"]) -> Curve:
     """Protein-centric precision and recall at every threshold that can be the best; see `fmax`."""
-    score_NK = _checked(score_NK)
+    score_NK = checked_scores(score_NK, target_NK)
     num_proteins, num_terms = score_NK.shape
     ascending_T = np.unique(score_NK[target_NK])
     num_thresholds = len(ascending_T)
@@ -98,7 +103,7 @@ def pair_curve(score_NK: Float[np.ndarray, "N K"], target_NK: Bool[np.ndarray, "
 
     Raises `ValueError` for NaN scores.
     """
-    score_NK = _checked(score_NK)
+    score_NK = checked_scores(score_NK, target_NK)
     ascending_T, num_true_T = np.unique(score_NK[target_NK], return_counts=True)
     num_predicted_T = score_NK.size - np.searchsorted(np.sort(score_NK, axis=None), ascending_T, side="left")
     num_hit_T = num_true_T[::-1].cumsum()
@@ -118,7 +123,7 @@ def aupr(score_NK: Float[np.ndarray, "N K"], target_NK: Bool[np.ndarray, "N K"])
 
 def f_at(score_NK: Float[np.ndarray, "N K"], target_NK: Bool[np.ndarray, "N K"], threshold: float) -> float:
     """Protein-centric F at one threshold, as `fmax` defines precision and recall; 0 where nothing is predicted."""
-    predicted_NK = _checked(score_NK) >= threshold
+    predicted_NK = checked_scores(score_NK, target_NK) >= np.float64(threshold)
     num_hits_N = (predicted_NK & target_NK).sum(axis=1)
     num_predicted_N, num_true_N = predicted_NK.sum(axis=1), target_NK.sum(axis=1)
     started_N = num_predicted_N > 0
@@ -134,11 +139,3 @@ def _harmonic(precision_T: Float[np.ndarray, " T"], recall_T: Float[np.ndarray, 
     f_T: Float[np.ndarray, " T"] = np.zeros(precision_T.shape)
     np.divide(2 * precision_T * recall_T, total_T, out=f_T, where=total_T > 0)
     return f_T
-
-
-def _checked(score_NK: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N K"]:
-    score_NK = np.asarray(score_NK, dtype=np.float64)
-    if np.isnan(score_NK).any():
-        row, column = np.argwhere(np.isnan(score_NK))[0]
-        raise ValueError(f"scores must be numbers; that of protein {row}, term {column} is NaN")
-    return score_NK

@@ -1,9 +1,10 @@
 """Fmax and AUPR as torchdrug 0.2.1 computes them, for comparison with figures published with it.
 
 Both walk single protein–term pairs in the order `torch.argsort` puts them, so pairs with equal scores are counted
-one after the other in an order that carries no meaning. Without ties they equal `metrics.py` to rounding; with ties
+one after the other in an order that carries no meaning. Without ties they equal `exact.py` to rounding; with ties
 they are evaluated inside the groups and come out larger or smaller. Scores that are all equal give NaN or an
-arbitrary number. Use the exact figures; name these where they are shown.
+arbitrary number, as they do there. NaN scores, which torchdrug takes for the largest of all, are refused. Use the
+exact figures; name these where they are shown.
 
 Shapes: N proteins, K terms, P = N·K pairs in descending order of their scores.
 """
@@ -11,6 +12,8 @@ Shapes: N proteins, K terms, P = N·K pairs in descending order of their scores.
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from amma.evaluate.metrics.scores import refuse_nan
 
 TINY = 1e-10
 """What torchdrug adds to denominators."""
@@ -20,7 +23,9 @@ def fmax_torchdrug(score_NK: Float[Tensor, "N K"], target_NK: Bool[Tensor, "N K"
     """`f1_max` of torchdrug/metrics/metric.py: F after each single pair, the largest of them.
 
     Precision is averaged over the proteins that have a pair so far, recall over all N.
+    Raises `ValueError` for NaN scores.
     """
+    refuse_nan(score_NK.numpy(force=True))
     num_proteins, num_terms = score_NK.shape
     column_K, row_N = (torch.arange(n, device=score_NK.device) for n in (num_terms, num_proteins))
     order_NK = score_NK.argsort(descending=True, dim=1)
@@ -43,7 +48,11 @@ def fmax_torchdrug(score_NK: Float[Tensor, "N K"], target_NK: Bool[Tensor, "N K"
 
 
 def aupr_torchdrug(score_NK: Float[Tensor, "N K"], target_NK: Bool[Tensor, "N K"]) -> float:
-    """`area_under_prc` of torchdrug/metrics/metric.py over all pairs: the mean of precision at each true pair."""
+    """`area_under_prc` of torchdrug/metrics/metric.py over all pairs: the mean of precision at each true pair.
+
+    Raises `ValueError` for NaN scores.
+    """
+    refuse_nan(score_NK.numpy(force=True))
     target_P = target_NK.flatten()[score_NK.flatten().argsort(descending=True)]
     precision_P = target_P.cumsum(0) / torch.arange(1, len(target_P) + 1, device=target_P.device)
     return float(precision_P[target_P].sum() / (target_P.sum() + TINY))
