@@ -1,42 +1,24 @@
 """What `report.json` tells of how far probabilities can be taken at their word."""
 
+from amma.evaluate.metrics.calibration import Calibration, Reliability
 from amma.evaluate.report.estimates import Summary
 from amma.manifests.settings import Settings
 
 
-class ReliabilityBin(Settings):
-    """Pairs of protein and term with a probability from `low` to `high`: what was predicted, and what was true.
-
-    `predicted` is the mean probability and `observed` the share of true pairs; None where there is no pair.
-    """
-
-    low: float
-    high: float
-    num_pairs: int
-    predicted: float | None
-    observed: float | None
-
-
-class ReliabilityRecord(Settings):
-    """Bins over all pairs, the expected calibration error (their mean gap, weighted by pairs) and the Brier score."""
-
-    bins: tuple[ReliabilityBin, ...]
-    ece: float
-    brier: float
-
-
 class CalibrationRun(Settings):
-    """One seed: calibrated = sigmoid(slope · logit + intercept), fitted on validation, and the test split."""
+    """One seed: the line fitted on validation, and the reliability of test scores before and after it."""
 
     seed: int
-    slope: float
-    intercept: float
-    before: ReliabilityRecord
-    after: ReliabilityRecord
+    fitted: Calibration
+    before: Reliability
+    after: Reliability
 
 
 class CalibrationFacts(Settings):
-    """The trained model's probabilities on the test split, before and after the calibration fitted on validation."""
+    """The trained model's probabilities on the test split, before and after the calibration fitted on validation.
+
+    `ece` is the expected calibration error (`Reliability.expected_error`), `brier` the mean squared error.
+    """
 
     ece_before: Summary
     ece_after: Summary

@@ -51,10 +51,14 @@ class NameFacts(Settings):
 
 
 class AlternativeTerm(Settings):
-    """A term of the label table that the ontology has under another id, and that id."""
+    """A term of the label table that stands for another one, of the ontology.
+
+    `how` is `alt_id`, or `replaced_by` or `consider` where the term is obsolete.
+    """
 
     term: str
     primary: str
+    how: str
 
 
 class OntologyFacts(Settings):

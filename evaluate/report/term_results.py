@@ -3,7 +3,7 @@
 from amma.manifests.settings import Settings
 
 
-class TermFigures(Settings):
+class TermResult(Settings):
     """How well one term is predicted on the test split, mean over seeds; None where no test protein has the term.
 
     `average_precision` is that of ranking the test proteins by their score for the term, ties grouped; `fmax` is the
@@ -26,6 +26,6 @@ class TermRecord(Settings):
     num_train: int
     num_valid: int
     num_test: int
-    trained: TermFigures
-    untrained: TermFigures
-    label_frequency: TermFigures
+    trained: TermResult
+    untrained: TermResult
+    label_frequency: TermResult

@@ -10,12 +10,8 @@ import pytest
 import torch
 
 from amma.evaluate.config import FinetuneConfig, FunctionConfig, Unlabelled
-from amma.evaluate.report.calibration_results import (
-    CalibrationFacts,
-    CalibrationRun,
-    ReliabilityBin,
-    ReliabilityRecord,
-)
+from amma.evaluate.metrics.calibration import Calibration, Reliability, ReliabilityBin
+from amma.evaluate.report.calibration_results import CalibrationFacts, CalibrationRun
 from amma.evaluate.report.estimates import Difference, Interval, Summary
 from amma.evaluate.report.included import Included
 from amma.evaluate.report.protein_results import Extremes, ProteinRecord, ScoredTerm
@@ -47,7 +43,7 @@ from amma.evaluate.report.task_results import (
     SplitFacts,
     TaskFacts,
 )
-from amma.evaluate.report.term_results import TermFigures, TermRecord
+from amma.evaluate.report.term_results import TermRecord, TermResult
 from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.writer import ProteinArrays, write_store
@@ -110,7 +106,7 @@ def make_slice_figures(runs: tuple[Run, ...], number: int) -> tuple[SliceFigures
 
 def make_terms(names: tuple[str, ...]) -> tuple[TermRecord, ...]:
     """A term for each name, named so; the first has no test protein, the last has no name."""
-    nothing = TermFigures(average_precision=None, fmax=None)
+    nothing = TermResult(average_precision=None, fmax=None)
     return tuple(
         TermRecord(
             term=f"{name} (term)" if place else name,
@@ -119,33 +115,36 @@ def make_terms(names: tuple[str, ...]) -> tuple[TermRecord, ...]:
             num_train=90 - place,
             num_valid=20,
             num_test=11 * place,
-            trained=TermFigures(average_precision=0.6, fmax=0.7) if place else nothing,
-            untrained=TermFigures(average_precision=0.5, fmax=0.6) if place else nothing,
-            label_frequency=TermFigures(average_precision=0.1, fmax=0.2) if place else nothing,
+            trained=TermResult(average_precision=0.6, fmax=0.7) if place else nothing,
+            untrained=TermResult(average_precision=0.5, fmax=0.6) if place else nothing,
+            label_frequency=TermResult(average_precision=0.1, fmax=0.2) if place else nothing,
         )
         for place, name in enumerate(names)
     )
 
 
-def make_reliability(shift: float) -> ReliabilityRecord:
+def make_reliability(shift: float) -> Reliability:
     """The last of four bins is empty."""
     bins = [
         ReliabilityBin(
             low=place / 4,
             high=(place + 1) / 4,
-            num_pairs=0 if place == 3 else 1000 >> place,
+            count=0 if place == 3 else 1000 >> place,
             predicted=None if place == 3 else place / 4 + 0.1,
             observed=None if place == 3 else place / 4 + 0.1 + shift,
         )
         for place in range(4)
     ]
-    return ReliabilityRecord(bins=tuple(bins), ece=shift, brier=0.05 + shift)
+    return Reliability(bins=tuple(bins), num_pairs=1750, expected_error=shift, brier=0.05 + shift)
 
 
 def make_calibration() -> CalibrationFacts:
     runs = [
         CalibrationRun(
-            seed=seed, slope=0.8, intercept=-0.1, before=make_reliability(0.04), after=make_reliability(0.01)
+            seed=seed,
+            fitted=Calibration(slope=0.8, intercept=-0.1, num_pairs=1800, num_true=200),
+            before=make_reliability(0.04),
+            after=make_reliability(0.01),
         )
         for seed in range(3)
     ]
@@ -258,7 +257,7 @@ def make_report() -> Callable[..., Report]:
                     namespace=task,
                     num_terms=40_000,
                     num_obsolete=12,
-                    alternative=tuple(AlternativeTerm(term=name, primary=name) for name in names),
+                    alternative=tuple(AlternativeTerm(term=name, primary=name, how="alt_id") for name in names),
                     unmatched=names,
                 ),
             ),
