@@ -177,7 +177,13 @@ def tune(
 
 def predict(fit: Fit, bench: Bench, split: Split) -> Float32[np.ndarray, "N K"]:
     """Probability of each term for each protein of a split; raises `LossError` naming the protein if one is NaN."""
-    return _probabilities(_logits(fit.head, bench.vectors(fit.model, split, fit.head.pooling), split, bench))
+    return probabilities(_logits(fit.head, bench.vectors(fit.model, split, fit.head.pooling), split, bench))
+
+
+def probabilities(logits_NK: Float32[Tensor, "N K"]) -> Float32[np.ndarray, "N K"]:
+    """Sigmoid, worked out in float64: in float32 it would tie logits that differ."""
+    probability_NK: np.ndarray = logits_NK.double().sigmoid().float().numpy()
+    return probability_NK
 
 
 def _tuned_parameters(model: FusionModel, tune: Tune | None) -> list[Tensor]:
@@ -208,7 +214,7 @@ def _validated(train_loss: float, head: Head, valid: Vectors, bench: Bench) -> E
     split = bench.task.valid
     logits_NK = _logits(head, valid, split, bench)
     loss = binary_cross_entropy_with_logits(logits_NK, torch.from_numpy(split.target_NK).float())
-    score_NK = _probabilities(logits_NK).astype(np.float64)
+    score_NK = probabilities(logits_NK).astype(np.float64)
     return Epoch(train_loss, float(loss), fmax(score_NK, split.target_NK).value)
 
 
@@ -226,9 +232,3 @@ def _logits(head: Head, vectors: Vectors, split: Split, bench: Bench) -> Float32
             "split). Try lower learning rates with --fusion-lr and --head-lr; if it stays, look at this protein."
         )
     return logits_NK
-
-
-def _probabilities(logits_NK: Float32[Tensor, "N K"]) -> Float32[np.ndarray, "N K"]:
-    """Sigmoid, worked out in float64: in float32 it would tie logits that differ."""
-    probability_NK: np.ndarray = logits_NK.double().sigmoid().float().numpy()
-    return probability_NK
