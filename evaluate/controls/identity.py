@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64, Int64
 
 from amma.evaluate.controls.kmers import KmerIndex
 from amma.train.data.mmseqs import Hits, Mmseqs, find_mmseqs
@@ -81,6 +82,15 @@ def identity_of(one: str, other: str) -> float:
     trace = trace[(trace >= 0).all(axis=1)]
     equal = sum(one[a] == other[b] != UNKNOWN for a, b in trace)
     return float(equal / min(len(one), len(other)))
+
+
+def largest(number: int, hits: Hits) -> tuple[Float64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+    """Of each of so many queries the largest identity and its target, of equals the first; 0 and -1 where none is."""
+    order = np.lexsort((hits.target, -hits.identity, hits.query))
+    asked, first = np.unique(hits.query[order], return_index=True)
+    largest_N, target_N = np.zeros(number), np.full(number, -1, dtype=np.int64)
+    largest_N[asked], target_N[asked] = hits.identity[order][first], hits.target[order][first]
+    return largest_N, target_N
 
 
 @cache

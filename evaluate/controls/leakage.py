@@ -9,12 +9,13 @@ Legend: N test proteins, T seen sequences at hand.
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from amma.evaluate.controls.identity import Search
+from amma.evaluate.controls.identity import Search, largest
 from amma.evaluate.report.results import IdentityBin, Leakage, NearestSeen, SeenByIdentity
 from amma.evaluate.tasks.task import Split
 from amma.featurize.store.ids import StoredColumn
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.console import progress
+from amma.train.data.mmseqs import Hits
 from amma.train.data.seen import NOT_RECORDED, WITH, WITHOUT, Seen
 from amma.train.data.sequence_hash import sequence_hashes
 
@@ -58,9 +59,10 @@ def _by_identity(
     with progress("nearest seen sequences", len(test.ids), unit="proteins") as advance:
         hits = search.pairs(sequences.take(test.rows.tolist()), targets, threads=threads, advance=advance)
     text_T = seen.text_of(sequence_hashes(targets))
-    nearest_N, target_N = _largest(len(test.ids), hits.query, hits.identity, hits.target)
+    nearest_N, target_N = largest(len(test.ids), hits)
     with_text = text_T[hits.target] == WITH
-    text_N, _ = _largest(len(test.ids), hits.query[with_text], hits.identity[with_text], hits.target[with_text])
+    seen_with_text = Hits(hits.query[with_text], hits.target[with_text], hits.identity[with_text])
+    text_N, _ = largest(len(test.ids), seen_with_text)
     names = [store.ids[row] for row in first_row.values()]
     return SeenByIdentity(
         method=search.method,
@@ -73,17 +75,6 @@ def _by_identity(
             if target >= 0
         ),
     )
-
-
-def _largest(
-    number: int, query: np.ndarray, identity: np.ndarray, target: np.ndarray
-) -> tuple[Float64[np.ndarray, " N"], np.ndarray]:
-    """Of each query the largest identity and its target, of equals the first; 0 and -1 where there is none."""
-    order = np.lexsort((target, -identity, query))
-    asked, first = np.unique(query[order], return_index=True)
-    largest_N, target_N = np.zeros(number), np.full(number, -1, dtype=np.int64)
-    largest_N[asked], target_N[asked] = identity[order][first], target[order][first]
-    return largest_N, target_N
 
 
 def _bin(
