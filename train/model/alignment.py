@@ -53,6 +53,16 @@ def recall_at(
 ) -> dict[int, float]:
     """For each k how often a protein's own target is among the k most similar to its query; chance is k / N.
 
+    The mean of `hits_at` over the proteins.
+    """
+    return {k: float(hit_N.mean()) for k, hit_N in hits_at(ks, query_ND, target_ND).items()}
+
+
+def hits_at(
+    ks: Sequence[int], query_ND: Float[np.ndarray, "N D"], target_ND: Float[np.ndarray, "N D"]
+) -> dict[int, Float64[np.ndarray, " N"]]:
+    """For each k whether each protein's own target is among the k most similar to its query: 1, 0, or between.
+
     Similarity is the cosine after each side's mean was subtracted, for modalities lie apart (the gap of Liang et al.,
     arXiv 2203.02053). Targets that are equally similar count as if in random order: vectors that have collapsed into
     one give k / N exactly.
@@ -61,7 +71,7 @@ def recall_at(
     own_N1 = np.diagonal(similarity_NN)[:, None]
     better_N = (similarity_NN > own_N1).sum(axis=1)
     equal_N = (similarity_NN == own_N1).sum(axis=1)
-    return {k: float(np.clip((k - better_N) / equal_N, 0, 1).mean()) for k in ks}
+    return {k: np.clip((k - better_N) / equal_N, 0, 1) for k in ks}
 
 
 def effective_rank(x_ND: Float[np.ndarray, "N D"]) -> float:
