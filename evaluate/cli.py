@@ -69,6 +69,12 @@ def function(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")] = None,
+    predictor: Annotated[
+        bool,
+        typer.Option(
+            "--predictor/--no-predictor", help="Keep the tuned model in REPORT_DIR, for amma-eval predict; or do not."
+        ),
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in REPORT_DIR.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -89,6 +95,8 @@ def function(
     finetune |= {"tune": tune} if tune else {}
 
     from amma.evaluate.function import evaluate_function
+    from amma.evaluate.predictor.folder import FOLDER as PREDICTOR
+    from amma.evaluate.predictor.saving import PredictorWriter
     from amma.evaluate.report.folder import check_folder, write_folder
     from amma.evaluate.report.summary import plan_facts, plan_lines, result_lines
     from amma.evaluate.subject import open_subject
@@ -121,8 +129,10 @@ def function(
         return
     for line in plan_lines(config, subject):
         say(line)
-    evaluation = evaluate_function(config, subject, threads=threads)
-    page = write_folder(report_dir, evaluation, config)
+    with PredictorWriter(report_dir / PREDICTOR, subject, config.finetune) as writer:
+        keep = {"keep": writer.keep} if predictor else {}
+        evaluation = evaluate_function(config, subject, threads=threads, **keep)
+        page = write_folder(report_dir, evaluation, config, writer if predictor else None)
     if as_json:
         print_json(evaluation.report.model_dump(mode="json"))
         say(f"report: {page}")

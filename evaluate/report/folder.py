@@ -1,9 +1,12 @@
-"""The folder of a report: `report.html`, `report.json`, `predictions.parquet`, `config.json`."""
+"""The folder of a report: `report.html`, `report.json`, `predictions.parquet`, `config.json`, `predictor/`."""
 
+import shutil
 from pathlib import Path
 
 from amma.evaluate.config import FunctionConfig
 from amma.evaluate.function import Evaluation, prediction_blocks
+from amma.evaluate.predictor.folder import FOLDER as PREDICTOR
+from amma.evaluate.predictor.saving import PredictorWriter
 from amma.evaluate.report.page import render_html
 from amma.evaluate.report.predictions import write_predictions
 from amma.manifests.errors import UsageError
@@ -19,7 +22,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{folder} is a file; REPORT_DIR is a folder that the report is written to.")
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     held = {name for name in held if not name.endswith(TEMPORARY_SUFFIX)}
-    strangers = sorted(held - set(FILES))
+    strangers = sorted(held - {*FILES, PREDICTOR})
     if strangers:
         raise UsageError(
             f"{folder} holds something that is not a report ({strangers[0]!r}); give a new folder, or an empty one."
@@ -28,13 +31,20 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{folder} already holds a report. Pass --overwrite to replace it, or give a new folder.")
 
 
-def write_folder(folder: Path, evaluation: Evaluation, config: FunctionConfig) -> Path:
+def write_folder(
+    folder: Path, evaluation: Evaluation, config: FunctionConfig, predictor: PredictorWriter | None = None
+) -> Path:
     """Write everything, the page last; gives its path. An older report is removed first, never mixed with this one."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in reversed(FILES):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / PREDICTOR, ignore_errors=True)
     write_json_atomically(folder / CONFIG, config.model_dump(mode="json"))
     write_predictions(folder / PREDICTIONS, evaluation.task.terms, prediction_blocks(evaluation))
     write_json_atomically(folder / JSON, evaluation.report.model_dump(mode="json"))
+    if predictor is not None:
+        predictor.finish(
+            evaluation.runs, evaluation.report.inputs, {each.term: each.name or "" for each in evaluation.report.terms}
+        )
     write_atomically(folder / HTML, render_html(evaluation.report).encode())
     return folder / HTML

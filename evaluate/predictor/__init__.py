@@ -1,0 +1,1 @@
+"""A tuned model as a folder of its own, and what it says of new proteins."""
