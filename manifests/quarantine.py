@@ -52,5 +52,10 @@ def write_quarantine(path: Path, rejections: Iterable[Rejection]) -> None:
 
 def read_quarantine(path: Path) -> list[Rejection]:
     """Read what `write_quarantine` wrote."""
+    return parse_quarantine(path.read_bytes())
+
+
+def parse_quarantine(data: bytes) -> list[Rejection]:
+    """As `read_quarantine`, of the bytes of such a file."""
     # Only line feeds end a line here: str.splitlines would also cut at U+2028 inside an id.
-    return [Rejection.from_line(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [Rejection.from_line(line) for line in data.decode().split("\n") if line]

@@ -29,7 +29,7 @@ from amma.featurize.store.foreign import ZarrRows
 from amma.featurize.store.header import parse_header
 from amma.featurize.store.ids import KIND_NAMES, StoredColumn, StoredIds
 from amma.featurize.store.index import Entries
-from amma.featurize.store.layout import CLS_MODALITIES, INDEX_ARRAYS, PLAN_FILE, SEAL_FILE
+from amma.featurize.store.layout import CLS_MODALITIES, INDEX_ARRAYS, PLAN_FILE, QUARANTINE_FILE, SEAL_FILE
 from amma.featurize.store.ledger import committed_units
 from amma.featurize.store.location import Location, is_address
 from amma.featurize.store.opened import NotFlatError, OpenShards, Part, Place, RowReader, Sum
@@ -39,6 +39,7 @@ from amma.featurize.store.seal import Seal, parse_seal
 from amma.featurize.store.shard import FileRecord
 from amma.featurize.store.unit import UnitFacts
 from amma.manifests.errors import CorruptStoreError, StoreError
+from amma.manifests.quarantine import Rejection, parse_quarantine
 from amma.manifests.table import MODALITIES, Modality
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class FeatureStore:
             if seal is None
             else checked_file(self._files, PLAN_FILE, seal.files.get(PLAN_FILE))
         )
+        self._quarantine = None if seal is None else seal.files.get(QUARANTINE_FILE)
         self.root_hash = "" if seal is None else seal.root
         self.header = header = parse_header(plan, f"{where}/{PLAN_FILE}")
         self.layout = header.layout
@@ -253,6 +255,12 @@ class FeatureStore:
     def unit(self, number: int) -> UnitFacts:
         """As `units`, of one."""
         return self._catalogue.unit(number)
+
+    def rejections(self) -> list[Rejection]:
+        """The late rejects: proteins of the plan that could not be encoded, a line for each modality that failed."""
+        if self.is_sealed:
+            return parse_quarantine(checked_file(self._files, QUARANTINE_FILE, self._quarantine))
+        return [rejection for facts in self.units() for rejection in facts.past.rejections]
 
     def will_need(self, proteins: Sequence[int], modalities: Sequence[Modality]) -> None:
         """Have the rows of `proteins` brought into memory while something else is done, where the system can.

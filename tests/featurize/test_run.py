@@ -124,6 +124,10 @@ def test_a_protein_that_fails_alone_is_left_out_and_the_others_are_as_without_th
         changed: "E_CHANGED",
     }
     assert manifest[lines[gone].position - 1].id == gone
+    assert sorted(holed.rejections(), key=str) == sorted(lines.values(), key=str)
+    (memory_folder / "holed.zarr" / "seal.json").unlink()
+    unsealed = FeatureStore(memory_folder / "holed.zarr", partial=True)
+    assert sorted(unsealed.rejections(), key=str) == sorted(lines.values(), key=str)
     text = (memory_folder / "holed.zarr" / "quarantine.jsonl").read_text()
     assert "0x7f01" not in text
     assert str(memory_folder) not in text
