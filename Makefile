@@ -66,8 +66,8 @@ test: $(READY) ## Run the tests (offline, no GPU)
 test-slow: $(READY) ## Run the tests that take minutes
 	$(BIN)/pytest -v -n auto --dist loadfile -m slow --durations 20
 
-# `make torchdrug` first, or GearNet stands without its peer.
-bench: $(READY) ## Measure: the whole way, the encoders, the store and the training step beside their peers (half an hour)
+# `make torchdrug` first, or GearNet and Fmax stand without their peer.
+bench: $(READY) ## Measure: the whole way, the encoders, the store, the training step and Fmax beside their peers (half an hour)
 	$(BIN)/pip install --quiet --constraint .venv/constraints.txt '.[bench]'
 	rm -rf $(DEMO)/bench $(DEMO)/bench-data
 	$(BIN)/amma-manifest toy $(DEMO)/bench-data --proteins 240 --seed 1
@@ -78,6 +78,7 @@ bench: $(READY) ## Measure: the whole way, the encoders, the store and the train
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/training_step.py --folder $(DEMO)/bench-data
 	$(BIN)/python benchmarks/step_profile.py --folder $(DEMO)/bench-data
+	$(BIN)/python benchmarks/fmax_speed.py
 
 check: $(READY) ## Format, lint and types
 	$(BIN)/ruff format --check .
