@@ -1,27 +1,36 @@
-"""Tune a head, and the fusion encoder with it if the protocol says so, on the training split of a task.
+"""Tune a head, and with it the fusion encoder and the sequence encoder if the protocol says so, on a task's training
+split.
 
-Whatever is chosen is chosen on the validation split; the test split is not touched here.
+Whatever is chosen is chosen on the validation split; the test split is not touched here. Nothing is random but the
+head's first weights and the order of proteins, both pure functions of integers: so a tuning that was stopped goes on
+to the same bits.
 
 Shapes: B proteins of a batch, N proteins of a split, D fusion width, K terms.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from amma.evaluate.config import FinetuneConfig, Protocol, Rates, Readout, Tune
+from amma.evaluate.config import FinetuneConfig, Optimizer, Protocol, Rates, Readout, Tune
 from amma.evaluate.metrics.exact import fmax
 from amma.evaluate.tasks.task import Split, Task
 from amma.evaluate.tuning.head import Head
+from amma.evaluate.tuning.kept import Kept, KeptTuning
 from amma.evaluate.tuning.pooled import PooledInputs
 from amma.evaluate.tuning.readout import AttentionPooling, represent
+from amma.evaluate.tuning.sequence_features import SequenceInputs
+from amma.evaluate.tuning.together import Together
 from amma.featurize.store.reader import FeatureStore
+from amma.featurize.store.stopping import InterruptedRunError
 from amma.manifests.errors import LossError
 from amma.manifests.table import Modality
 from amma.train.model.fusion import FusionModel
@@ -30,8 +39,9 @@ from amma.train.model.masking import generator_for
 Vectors = Callable[[Int64[np.ndarray, " B"]], Float[Tensor, "B D"]]
 """From numbers of proteins within a split to their representations."""
 
-Start = FusionModel | PooledInputs
-"""What a head is put on: a model, or features that are given and cannot be tuned (protocol `probe` only)."""
+Start = FusionModel | PooledInputs | Together
+"""What a head is put on: a model, features that are given and cannot be tuned (protocol `probe` only), or a model with
+the sequence encoder before it (protocol `paper`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,10 @@ class Bench:
     task: Task
     config: FinetuneConfig
     device: torch.device
+    sequences: SequenceInputs | None = None
+    """What the sequence encoder reads, for protocol `paper`."""
+    pause: Callable[[], None] = lambda: None
+    """Called where an evaluation may stop; raises `InterruptedRunError` if it was asked to."""
 
     def is_fixed(self, model: Start) -> bool:
         """True if representations never change while tuning: neither the model nor what reads it out is tuned."""
@@ -53,14 +67,21 @@ class Bench:
         """What is learned with the head to read the model out, if the readout needs it."""
         if isinstance(model, PooledInputs) or self.config.readout is not Readout.ATTENTION:
             return None
-        return AttentionPooling(model.config.width).to(self.device)
+        fusion = model.fusion if isinstance(model, Together) else model
+        return AttentionPooling(fusion.config.width).to(self.device)
 
     def vectors(self, model: Start, split: Split, pooling: AttentionPooling | None = None) -> Vectors:
-        """Representations of a split: computed anew for every batch, or once and for all if they are fixed."""
+        """Representations of a split: computed anew for every batch; once, when first asked for, if they are fixed."""
         if not self.is_fixed(model):
             return lambda places: self._represent(model, split.rows[places], pooling)
-        fixed_ND = self.representations(model, split)
-        return lambda places: fixed_ND[torch.from_numpy(places).to(self.device)]
+        fixed: list[Tensor] = []
+
+        def vectors(places: Int64[np.ndarray, " B"]) -> Float[Tensor, "B D"]:
+            if not fixed:
+                fixed.append(self.representations(model, split))
+            return fixed[0][torch.from_numpy(places).to(self.device)]
+
+        return vectors
 
     @torch.no_grad()
     def representations(
@@ -68,16 +89,33 @@ class Bench:
     ) -> Float[Tensor, "N D"]:
         """The representations of a whole split, batch by batch, without gradients."""
         num_blocks = -(-len(split.rows) // self.config.batch_size)
-        return torch.cat([self._represent(model, rows, pooling) for rows in np.array_split(split.rows, num_blocks)])
+        return torch.cat(
+            [self._represent(model, rows, pooling) for rows in self._pausing(np.array_split(split.rows, num_blocks))]
+        )
+
+    def blocks(self, split: Split) -> Iterator[Int64[np.ndarray, " B"]]:
+        """Places of the proteins of a split, a batch at a time."""
+        num_blocks = -(-len(split.ids) // self.config.batch_size)
+        return self._pausing(np.array_split(np.arange(len(split.ids)), num_blocks))
+
+    def _pausing(self, parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        for part in parts:
+            self.pause()
+            yield part
 
     def _represent(
         self, model: Start, rows: Int64[np.ndarray, " B"], pooling: AttentionPooling | None
     ) -> Float[Tensor, "B D"]:
         if isinstance(model, PooledInputs):
             return model.vectors(rows)
-        config = self.config
-        frozen = config.protocol is Protocol.PROBE
-        return represent(model, self.store, rows, config.readout, device=self.device, pooling=pooling, frozen=frozen)
+        store, readout, device = self.store, self.config.readout, self.device
+        if isinstance(model, Together):
+            if self.sequences is None:
+                raise ValueError("protocol paper needs the sequences that its encoder reads")
+            renew = partial(self.sequences.renewed, esm=model.esm)
+            return represent(model.fusion, store, rows, readout, device=device, pooling=pooling, renew=renew)
+        frozen = self.config.protocol is Protocol.PROBE
+        return represent(model, store, rows, readout, device=device, pooling=pooling, frozen=frozen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,59 +158,194 @@ def tune(
     train: Vectors | None = None,
     valid: Vectors | None = None,
     advance: Callable[[int], None] = lambda _: None,
+    kept: KeptTuning | None = None,
 ) -> Fit:
     """Tune from `start`, which stays as it is, and keep the weights of the best validation epoch.
 
     `train` and `valid` may bring representations that were computed before (`Bench.is_fixed`). The result depends on
-    the arguments alone: the head's weights are drawn from `seed`, the order of proteins from (seed, epoch). Raises
-    `LossError` if the loss is no longer finite.
+    the arguments alone: the head's weights are drawn from `seed`, the order of proteins from (seed, epoch). With
+    `kept` it is written there now and then, at the end, and when it is stopped; a tuning that is there already goes on
+    where it was, to the same bits. Raises `LossError` if the loss is no longer finite.
     """
-    config, task = bench.config, bench.task
-    tuned = config.protocol is Protocol.FUSION
-    model = copy.deepcopy(start) if tuned else start
-    head = _new_head(start, bench, seed, train)
-    train = train or bench.vectors(model, task.train, head.pooling)
-    valid = valid or bench.vectors(model, task.valid, head.pooling)
-    groups = [{"params": list(head.parameters()), "lr": rates.head}]
-    if tuned:
-        if isinstance(model, PooledInputs):
-            raise ValueError("pooled inputs have nothing to tune; use protocol probe")
-        groups.append({"params": _tuned_parameters(model, config.tune), "lr": rates.fusion})
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
-    target_NK = torch.from_numpy(task.train.target_NK).to(bench.device, torch.float32)
-    epochs: list[Epoch] = []
-    best_epoch, best_weights, last_gain = 0, [], 0
-    while len(epochs) < config.max_epochs and len(epochs) - last_gain < config.patience:
-        total = 0.0
-        order = generator_for(seed, len(epochs)).permutation(len(task.train.ids))
-        for places in np.split(order, range(config.batch_size, len(order), config.batch_size)):
-            logits_BK = head(train(places))
-            loss = binary_cross_entropy_with_logits(logits_BK, target_NK[torch.from_numpy(places).to(bench.device)])
-            if not bool(loss.isfinite()):
-                raise LossError(
-                    f"the loss is not finite in epoch {len(epochs) + 1} (learning rates {rates}, seed {seed}). "
-                    "Try lower ones with --fusion-lr and --head-lr."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += float(loss.detach()) * len(places)
-        now = _validated(total / len(order), head, valid, bench)
-        # On few proteins Fmax moves in steps, and often down before it goes up: a falling loss is reason to wait.
-        if not epochs or now.rank > epochs[best_epoch - 1].rank or now.valid_loss < min(e.valid_loss for e in epochs):
-            last_gain = len(epochs) + 1
-        epochs.append(now)
-        if best_epoch == 0 or epochs[-1].rank > epochs[best_epoch - 1].rank:
-            best_epoch = len(epochs)
-            best_weights = [parameter.detach().clone() for parameter in parameters]
+    tuning = _Tuning(start, bench, rates, seed, train=train, valid=valid, kept=kept)
+    tuning.begin()
+    advance(len(tuning.epochs))
+    while not tuning.is_over:
+        tuning.run_epoch()
         advance(1)
-    advance(config.max_epochs - len(epochs))
-    optimizer.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for parameter, weight in zip(parameters, best_weights, strict=True):
-            parameter.copy_(weight)
-    return Fit(model, head, rates, seed, tuple(epochs), best_epoch)
+    advance(bench.config.max_epochs - len(tuning.epochs))
+    return tuning.finish()
+
+
+class _Tuning:
+    """A tuning between its steps: weights, optimizer, and how far it is.
+
+    `step` is the number of batches done of the epoch that is running, `total` the sum of their losses.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        bench: Bench,
+        rates: Rates,
+        seed: int,
+        *,
+        train: Vectors | None,
+        valid: Vectors | None,
+        kept: KeptTuning | None,
+    ) -> None:
+        self._bench, self._rates, self._seed, self._kept = bench, rates, seed, kept
+        self._tunes = bench.config.protocol is not Protocol.PROBE
+        if self._tunes and isinstance(start, PooledInputs):
+            raise ValueError("pooled inputs have nothing to tune; use protocol probe")
+        self._model = start if isinstance(start, PooledInputs) or not self._tunes else _copy(start, bench.device)
+        self._train, self._valid = train, valid
+        self._target_NK = torch.from_numpy(bench.task.train.target_NK).to(bench.device, torch.float32)
+        self.epochs: list[Epoch] = []
+        self._best_epoch, self._last_gain, self._step, self._total = 0, 0, 0, 0.0
+        self._best_weights: dict[str, Tensor] = {}
+        self._was_finished = False
+
+    @property
+    def is_over(self) -> bool:
+        """True if the last epoch was reached, or nothing got better for long enough."""
+        config = self._bench.config
+        return len(self.epochs) >= config.max_epochs or len(self.epochs) - self._last_gain >= config.patience
+
+    def begin(self) -> None:
+        """Start anew, or where it was kept."""
+        found = self._kept.read() if self._kept is not None else None
+        bench, task = self._bench, self._bench.task
+        if found is None:
+            self._head = _new_head(self._model, bench, self._seed, self._train)
+        else:
+            self._head = _empty_head(found.tensors["head"], bench, bench.new_pooling(self._model))
+        self._train = self._train or bench.vectors(self._model, task.train, self._head.pooling)
+        self._valid = self._valid or bench.vectors(self._model, task.valid, self._head.pooling)
+        groups = [_named("head", self._head)]
+        if self._tunes and not isinstance(self._model, PooledInputs):
+            groups.append(_tuned_parameters(self._model, bench.config.tune))
+        self._parameters = {name: parameter for group in groups for name, parameter in group.items()}
+        kind = {Optimizer.ADAMW: torch.optim.AdamW, Optimizer.ADAM: torch.optim.Adam}[bench.config.optimizer]
+        self._optimizer = kind(
+            [{"params": list(group.values())} for group in groups], weight_decay=bench.config.weight_decay
+        )
+        if found is not None:
+            self._restore(found)
+
+    def run_epoch(self) -> None:
+        """Go through what is left of an epoch, and validate; keeps the tuning where it may stop."""
+        config, task = self._bench.config, self._bench.task
+        decay = config.lr_decay ** len(self.epochs)
+        rates = [self._rates.head, self._rates.fusion]
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=False):
+            group["lr"] = decay * (rate or 0.0)
+        order = generator_for(self._seed, len(self.epochs)).permutation(len(task.train.ids))
+        batches = np.split(order, range(config.batch_size, len(order), config.batch_size))
+        try:
+            for places in batches[self._step :]:
+                self._bench.pause()
+                self._take_step(places)
+                if self._kept is not None and self._kept.is_due:
+                    self._write_unfinished()
+            now = _validated(self._total / len(order), self._head, self._vectors(self._valid), self._bench)
+        except InterruptedRunError:
+            self._write_unfinished()
+            raise
+        self._step, self._total = 0, 0.0
+        self._add(now)
+
+    def finish(self) -> Fit:
+        """The tuned model at its best epoch."""
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(self._best_weights[name])
+        if self._kept is not None and not self._was_finished:
+            tensors = {"head": dict(self._head.state_dict()), "best": self._best_weights}
+            self._kept.write({**self._values(), "finished": True}, tensors)
+        return Fit(self._model, self._head, self._rates, self._seed, tuple(self.epochs), self._best_epoch)
+
+    def _vectors(self, vectors: Vectors | None) -> Vectors:
+        assert vectors is not None  # since `begin`
+        return vectors
+
+    def _take_step(self, places: Int64[np.ndarray, " B"]) -> None:
+        logits_BK = self._head(self._vectors(self._train)(places))
+        target_BK = self._target_NK[torch.from_numpy(places).to(self._bench.device)]
+        loss = binary_cross_entropy_with_logits(logits_BK, target_BK)
+        if not bool(loss.isfinite()):
+            raise LossError(
+                f"the loss is not finite in epoch {len(self.epochs) + 1} (learning rates {self._rates}, "
+                f"seed {self._seed}). Try lower ones with --fusion-lr and --head-lr."
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._total += float(loss.detach()) * len(places)
+        self._step += 1
+
+    def _add(self, now: Epoch) -> None:
+        epochs = self.epochs
+        # On few proteins Fmax moves in steps, and often down before it goes up: a falling loss is reason to wait.
+        if (
+            not epochs
+            or now.rank > epochs[self._best_epoch - 1].rank
+            or now.valid_loss < min(epoch.valid_loss for epoch in epochs)
+        ):
+            self._last_gain = len(epochs) + 1
+        epochs.append(now)
+        if self._best_epoch == 0 or now.rank > epochs[self._best_epoch - 1].rank:
+            self._best_epoch = len(epochs)
+            # In host memory: a sequence encoder's are as large as the encoder.
+            self._best_weights = {
+                name: parameter.detach().to("cpu", copy=True) for name, parameter in self._parameters.items()
+            }
+
+    def _values(self) -> dict[str, Any]:
+        """How far it is; numbers as hexadecimal text, which is exact and may be infinite."""
+        return {
+            "epochs": [[value.hex() for value in astuple(epoch)] for epoch in self.epochs],
+            "best_epoch": self._best_epoch,
+            "last_gain": self._last_gain,
+            "step": self._step,
+            "total": self._total.hex(),
+            "finished": False,
+        }
+
+    def _write_unfinished(self) -> None:
+        if self._kept is None:
+            return
+        moments = {
+            f"{name}/{field}": value
+            for name, parameter in self._parameters.items()
+            for field, value in self._optimizer.state.get(parameter, {}).items()
+        }
+        tensors = {
+            "head": dict(self._head.state_dict()),
+            "weights": self._parameters,
+            "best": self._best_weights,
+            "moments": moments,
+        }
+        self._kept.write(self._values(), tensors)
+
+    def _restore(self, found: Kept) -> None:
+        values = found.values
+        self.epochs = [Epoch(*(float.fromhex(value) for value in epoch)) for epoch in values["epochs"]]
+        self._best_epoch, self._last_gain = values["best_epoch"], values["last_gain"]
+        self._step, self._total = values["step"], float.fromhex(values["total"])
+        self._best_weights = found.tensors["best"]
+        if values["finished"]:
+            self._was_finished = True
+            return
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(found.tensors["weights"][name])
+        for key, value in found.tensors["moments"].items():
+            name, field = key.rsplit("/", 1)
+            parameter = self._parameters[name]
+            # As the optimizer has them: the number of steps in host memory.
+            self._optimizer.state[parameter][field] = value if value.dim() == 0 else value.to(parameter.device)
 
 
 def predict(fit: Fit, bench: Bench, split: Split) -> Float32[np.ndarray, "N K"]:
@@ -186,14 +359,26 @@ def probabilities(logits_NK: Float32[Tensor, "N K"]) -> Float32[np.ndarray, "N K
     return probability_NK
 
 
-def _tuned_parameters(model: FusionModel, tune: Tune | None) -> list[Tensor]:
-    """The parameters to tune; all others of `model` get no gradient from now on."""
+def _copy(start: FusionModel | Together, device: torch.device) -> FusionModel | Together:
+    return copy.deepcopy(start).to(device)
+
+
+def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": parameter for name, parameter in module.named_parameters()}
+
+
+def _tuned_parameters(model: FusionModel | Together, tune: Tune | None) -> dict[str, Tensor]:
+    """The parameters to tune, by name; all others of `model` get no gradient from now on."""
+    fusion = model.fusion if isinstance(model, Together) else model
     if tune is Tune.PAPER:
-        parameters: list[Tensor] = [*model.projections[Modality.STR].parameters(), *model.encoder.parameters()]
+        chosen = {id(each) for part in (fusion.projections[Modality.STR], fusion.encoder) for each in part.parameters()}
     else:
-        parameters = [*model.fusion_parameters()]
+        chosen = {id(each) for each in fusion.fusion_parameters()}
+    parameters = {name: each for name, each in _named("fusion", fusion).items() if id(each) in chosen}
+    if isinstance(model, Together):
+        parameters |= _named("esm", model.esm)
     model.requires_grad_(False)
-    for parameter in parameters:
+    for parameter in parameters.values():
         parameter.requires_grad_(True)
     return parameters
 
@@ -208,6 +393,15 @@ def _new_head(start: Start, bench: Bench, seed: int, train: Vectors | None) -> H
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Head(representation_ND.cpu(), torch.from_numpy(split.target_NK), pooling).to(bench.device)
+
+
+def _empty_head(state: dict[str, Tensor], bench: Bench, pooling: AttentionPooling | None) -> Head:
+    """The head of a tuning that was kept, with the standardisation it had from its start."""
+    representation_1D = state["mean"][None]
+    with torch.random.fork_rng(devices=[]):
+        head = Head(representation_1D, torch.zeros(1, len(bench.task.terms), dtype=torch.bool), pooling)
+    head.load_state_dict(state)
+    return head.to(bench.device)
 
 
 def _validated(train_loss: float, head: Head, valid: Vectors, bench: Bench) -> Epoch:

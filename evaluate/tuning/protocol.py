@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float32
 
 from amma.evaluate.config import FinetuneConfig, Rates
 from amma.evaluate.tuning.finetune import Bench, Fit, Start, Vectors, predict, tune
+from amma.evaluate.tuning.kept import KeptTuning
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,12 @@ def run_protocol(
     advance: Callable[[int], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
     keep: Callable[[Fit], None] = lambda _: None,
+    place: Callable[[int, Rates], KeptTuning | None] = lambda seed, rates: None,
 ) -> Outcome:
     """Tune the model that `start` gives for each seed. The test split is scored once for each, after all choices.
 
-    `keep` is handed the tuning chosen for each seed, to save what it needs of it: it is gone afterwards.
+    `keep` is handed the tuning chosen for each seed, to save what it needs of it: it is gone afterwards. `place` says
+    where the tuning with a seed and rates is kept, so that what was stopped goes on; None: nowhere.
     """
     config, task = bench.config, bench.task
     trials: list[Trial] = []
@@ -71,8 +75,10 @@ def run_protocol(
             train, valid = bench.vectors(model, task.train), bench.vectors(model, task.valid)
         previous = model
         best: Fit | None = None
+        best_place: KeptTuning | None = None
         for rates in config.grid if seed == 0 else (runs[0].trial.rates,):
-            fit = tune(model, bench, rates, seed, train=train, valid=valid, advance=advance)
+            kept = place(seed, rates)
+            fit = tune(model, bench, rates, seed, train=train, valid=valid, advance=advance, kept=kept)
             trial = _trial(fit)
             tell(
                 f"seed {seed}, learning rates {_text(rates)}: validation Fmax {trial.valid_fmax:.4f} "
@@ -82,11 +88,24 @@ def run_protocol(
                 trials.append(trial)
             # At a tie the first pair stays, that with the lower rates.
             if best is None or fit.best.rank > best.best.rank:
-                best = fit
+                best, best_place = fit, kept
         assert best is not None  # a grid has at least one pair
-        runs.append(SeedRun(_trial(best), predict(best, bench, task.valid), predict(best, bench, task.test)))
+        runs.append(_scored(best, bench, best_place))
         keep(best)
     return Outcome(tuple(trials), tuple(runs))
+
+
+def _scored(fit: Fit, bench: Bench, kept: KeptTuning | None) -> SeedRun:
+    """The scores of a tuning that was chosen; those that were kept of it, if they are there."""
+    found = kept.read() if kept is not None else None
+    scores = found.tensors.get("scores") if found is not None else None
+    if scores is None:
+        valid_VK, test_NK = (predict(fit, bench, split) for split in (bench.task.valid, bench.task.test))
+        if kept is not None and found is not None:
+            scores = {"valid_VK": torch.from_numpy(valid_VK), "test_NK": torch.from_numpy(test_NK)}
+            kept.write(found.values, {"scores": scores}, leave=True)
+        return SeedRun(_trial(fit), valid_VK, test_NK)
+    return SeedRun(_trial(fit), scores["valid_VK"].numpy(), scores["test_NK"].numpy())
 
 
 def _trial(fit: Fit) -> Trial:

@@ -6,6 +6,8 @@ that has only one of the two goes in with that one. A model that is not `per_tok
 Shapes: B proteins, T residues of the whole batch, D fusion width.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
@@ -17,7 +19,7 @@ from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import UsageError
 from amma.manifests.table import Modality
 from amma.train.data.collate import collate
-from amma.train.model.batch import Fused
+from amma.train.model.batch import Fused, PackedBatch
 from amma.train.model.fusion import FusionModel
 
 
@@ -87,10 +89,13 @@ def represent(
     device: torch.device | str,
     pooling: AttentionPooling | None = None,
     frozen: bool = False,
+    renew: Callable[[PackedBatch, Int64[np.ndarray, " B"]], PackedBatch] | None = None,
 ) -> Float[Tensor, "B D"]:
     """The vectors of `proteins` (numbers in the store), in their order; one pass for each set of modalities.
 
-    With `frozen`, gradients reach the `pooling` and stop there. Raises `UsageError` if the model cannot be read so.
+    With `frozen`, gradients reach the `pooling` and stop there. `renew` may put other features into the place of the
+    store's, given a batch on the device and the numbers of its proteins. Raises `UsageError` if the model cannot be
+    read so.
     """
     check_readout(model, readout)
     groups: dict[tuple[Modality, ...], list[int]] = {}
@@ -99,9 +104,9 @@ def represent(
         groups.setdefault(tuple(m for m in INPUTS if length[m][protein]), []).append(place)
     vectors = []
     for modalities, places in groups.items():
-        batch = collate(store, proteins[places].tolist(), modalities)
+        batch = collate(store, proteins[places].tolist(), modalities).to(device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            fused = model.fuse(batch.to(device))
+            fused = model.fuse(batch if renew is None else renew(batch, proteins[places]))
         vectors.append(read_out(fused, readout, pooling))
     order = np.argsort(np.concatenate([np.array(places) for places in groups.values()]))
     return torch.cat(vectors).index_select(0, torch.from_numpy(order).to(device))

@@ -85,7 +85,7 @@ def _through(
     normed_TD = _norm(layer.self_attn_layer_norm, hidden_TD)
     heads = (attention.num_heads, hidden_TD.shape[1] // attention.num_heads)
     query_THK, key_THK, value_THK = (
-        functional.linear(normed_TD, linear.weight, linear.bias).unflatten(1, heads)
+        functional.linear(normed_TD, linear.weight, linear.bias).view(-1, *heads)
         for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     if turn_T2K is not None:

@@ -66,7 +66,8 @@ def test_gradients_are_those_of_fair_esm_and_reach_every_weight(family: str) -> 
     for name, parameter in esm.named_parameters():
         name = name.replace("norm_before", "emb_layer_norm_before").replace("norm_after", "emb_layer_norm_after")
         wanted = theirs[name].grad
-        assert parameter.grad is not None and wanted is not None
+        assert parameter.grad is not None
+        assert wanted is not None
         # A constant added to all keys changes no softmax: that gradient is rounding alone, in both.
         if not name.endswith("k_proj.bias"):
             assert parameter.grad.any()

@@ -1,0 +1,227 @@
+"""Tunings on disk: what is finished is not tuned again, what is not goes on where it was.
+
+    REPORT_DIR/tunings/facts.json                         what decides the numbers of all of them
+                       trained-0-…/state.json             one tuning: how far it is, and the hashes of its tensors
+                                   00000003.safetensors   tensors; those that state.json names, and no others
+
+Tensors are written under a new name, then `state.json` aside and renamed over the old one: that is the commit. Whatever
+moment a run dies at, a tuning is what its `state.json` says, or not begun. What is damaged is tuned again, and that is
+said.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from amma.evaluate.config import Rates
+from amma.featurize.store.fingerprint import differences
+from amma.featurize.store.lock import StoreLock, is_lock_file
+from amma.featurize.store.stopping import InterruptedRunError
+from amma.manifests.console import say
+from amma.manifests.errors import InputError, UsageError
+from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory, sha256_of_file, write_json_atomically
+from amma.manifests.settings import sha256_of_json
+from amma.train.run.interruption import Interruption
+
+FOLDER = "tunings"
+FACTS, STATE = "facts.json", "state.json"
+FORMAT_VERSION = "1.0"
+
+KEEP_SECONDS = 60.0
+"""An unfinished tuning is kept at most so often, …"""
+KEEP_SHARE = 0.01
+"""… and so seldom that writing takes at most this share of the time."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A tuning as it was last kept: plain values, and sets of tensors by name."""
+
+    values: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+class KeptTuning:
+    """The place of one tuning. `key` stands for all that decides its numbers: what has another one is not there."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        self._key = key
+        self._next = 0
+        self._files: dict[str, dict[str, str]] = {}
+        self._last = time.monotonic()
+        self._cost = 0.0
+
+    def read(self) -> Kept | None:
+        """What is there; None if there is nothing, or what is there is damaged (which is said)."""
+        if not (self.folder / STATE).is_file():
+            return None
+        try:
+            state = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+            content = {name: value for name, value in state.items() if name != "sha256"}
+            if state["sha256"] != sha256_of_json(content) or state["key"] != self._key:
+                raise ValueError("state.json is not as it was written")
+            tensors = {name: self._tensors(**record) for name, record in state["files"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            say(f"{self.folder}: what was kept of this tuning is damaged ({error}); it is tuned again")
+            return None
+        self._files = state["files"]
+        self._next = 1 + max((int(Path(record["file"]).stem) for record in self._files.values()), default=-1)
+        return Kept(state["values"], tensors)
+
+    def _tensors(self, file: str, sha256: str) -> dict[str, Tensor]:
+        path = self.folder / Path(file).name
+        if sha256_of_file(path) != sha256:
+            raise ValueError(f"{path.name} is not as it was written")
+        return load_file(path)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to keep an unfinished tuning again."""
+        return time.monotonic() - self._last >= max(KEEP_SECONDS, self._cost / KEEP_SHARE)
+
+    def write(
+        self, values: dict[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], *, leave: bool = False
+    ) -> None:
+        """Keep this, and nothing of what was kept before; with `leave` other sets of tensors stay.
+
+        Raises `InputError` (`E_DISK`) if it cannot be written; what was there before is safe then.
+        """
+        begun = time.monotonic()
+        files = dict(self._files) if leave else {}
+        try:
+            self.folder.mkdir(exist_ok=True)
+            for name, group in tensors.items():
+                path = self.folder / f"{self._next:08d}.safetensors"
+                self._next += 1
+                save_file({key: tensor.detach().contiguous() for key, tensor in group.items()}, path)
+                _fsync(path)
+                files[name] = {"file": path.name, "sha256": sha256_of_file(path)}
+            content = {
+                "format": "amma-tuning",
+                "version": FORMAT_VERSION,
+                "key": self._key,
+                "files": files,
+                "values": values,
+            }
+            write_json_atomically(self.folder / STATE, {**content, "sha256": sha256_of_json(content)})
+            self._files = files
+            named = {STATE, *(record["file"] for record in files.values())}
+            for path in self.folder.iterdir():
+                if path.name not in named:
+                    path.unlink()
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{self.folder}: cannot be written ({error}). What was kept before is safe: make room, then run the "
+                "same command again.",
+                code="E_DISK",
+            ) from error
+        self._last = time.monotonic()
+        self._cost = self._last - begun
+
+
+class Tunings:
+    """All tunings of an evaluation, below the folder of its report; locked while the `with` block lasts.
+
+    `facts` are what decides their numbers, as plain values. Raises `UsageError` if the folder holds tunings of other
+    facts, naming each that differs, and `StoreError` (`E_LOCKED`) if another process is at work there. Within the block
+    SIGINT and SIGTERM are noted, and acted on where `pause` is called.
+    """
+
+    def __init__(self, report_dir: Path, facts: dict[str, Any]) -> None:
+        self.folder = report_dir / FOLDER
+        self._facts = facts
+        self._lock = StoreLock(self.folder)
+        self._interruption = Interruption()
+
+    def __enter__(self) -> "Tunings":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock.__enter__()
+        try:
+            self._claim()
+        except BaseException as error:
+            self._lock.__exit__(type(error), error, None)
+            raise
+        self._interruption.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._interruption.__exit__(kind, error, trace)
+        self._lock.__exit__(kind, error, trace)
+
+    def _claim(self) -> None:
+        path = self.folder / FACTS
+        facts = {"format": "amma-tunings", "version": FORMAT_VERSION, **self._facts}
+        if not path.is_file():
+            write_json_atomically(path, facts)
+            return
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UsageError(f"{path} is damaged. Pass --overwrite to begin anew.") from error
+        different = differences(before, facts)
+        if different:
+            raise UsageError(
+                f"{self.folder} holds tunings of another evaluation (then -> now): {'; '.join(different)}. Give the "
+                "same settings and inputs to go on with them, another REPORT_DIR, or --overwrite to begin anew."
+            )
+        done = sorted(path.parent.name for path in self.folder.glob(f"*/{STATE}"))
+        if done:
+            say(f"{self.folder}: going on from {len(done)} tunings that were kept")
+
+    def of(self, kind: str, seed: int, rates: Rates) -> KeptTuning:
+        """The place of the tuning of a kind of model with a seed and learning rates."""
+        name = f"{kind.replace(' ', '-')}-{seed}-{rates.fusion or 0:g}-{rates.head:g}"
+        exact = [None if rate is None else rate.hex() for rate in rates]
+        return KeptTuning(self.folder / name, sha256_of_json([self._facts, kind, seed, exact]))
+
+    def pause(self) -> None:
+        """Raise `InterruptedRunError` if a signal came."""
+        if self._interruption:
+            stopped = InterruptedRunError(
+                f"stopped; tunings are kept in {self.folder}, and the same command goes on from there."
+            )
+            stopped.exit_code = self._interruption.exit_code
+            raise stopped
+
+
+def remove_tunings(report_dir: Path) -> None:
+    """Remove the tunings below the folder of a report; raises `UsageError` if something else is in their place."""
+    folder = report_dir / FOLDER
+    if not folder.exists():
+        return
+    # A run that was killed at once left its lock, and no facts yet.
+    held = {path.name for path in folder.iterdir() if not is_lock_file(path.name) and path.suffix != TEMPORARY_SUFFIX}
+    if folder.is_symlink() or (held and not (folder / FACTS).is_file()):
+        raise UsageError(f"{folder} does not hold tunings of amma-eval; move it away, or give another REPORT_DIR.")
+    # The facts last: what a killed run leaves of the folder can still be told.
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != FACTS:
+            path.unlink()
+    (folder / FACTS).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+    fsync_directory(report_dir)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
