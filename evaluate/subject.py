@@ -5,16 +5,21 @@ from pathlib import Path
 
 import numpy as np
 
-from amma.evaluate.config import FunctionConfig
+from amma.evaluate.config import FunctionConfig, Protocol
 from amma.evaluate.controls.identity import Search
+from amma.evaluate.report.included import Included, read_included
+from amma.evaluate.tasks.ontology import NAMESPACES, Ontology
 from amma.evaluate.tasks.task import Task, read_task
+from amma.evaluate.tasks.term_names import TermNames, term_names
 from amma.evaluate.tuning.readout import check_readout
+from amma.evaluate.tuning.sequence_features import SequenceEncoder, open_sequence_encoder
 from amma.featurize.store.fingerprint import differences
 from amma.featurize.store.location import parse_location
 from amma.featurize.store.reader import FeatureStore
-from amma.manifests.errors import FingerprintError
+from amma.manifests.errors import FingerprintError, InputError
+from amma.manifests.labels import SPLITS
 from amma.train.data.validation_split import Clusters, read_clusters
-from amma.train.run.checkpoint import LoadedModel, load_model
+from amma.train.run.checkpoint import MODEL, LoadedModel, load_model
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,13 @@ class Subject:
     """Of the test proteins, in their order."""
     search: Search
     """How relatives of the test proteins are found among what pretraining saw."""
+    names: TermNames
+    ontology: Ontology | None
+    """What CAFA's figures are computed on: as given, or made of the task's EC numbers; None if there is neither."""
+    included: tuple[Included, ...]
+    """Finished analyses that the report shows along."""
+    sequence: SequenceEncoder | None = None
+    """What protocol `paper` tunes along."""
 
 
 def open_model_and_store(checkpoint: Path, store: str, *, device: str = "cpu") -> tuple[LoadedModel, FeatureStore]:
@@ -61,7 +73,49 @@ def open_subject(config: FunctionConfig) -> Subject:
         split_prefix=config.split_prefix,
         unlabelled=config.unlabelled,
     )
-    return Subject(trained, store, task, _clusters(config, store, task), Search.installed())
+    ontology = _ontology(config, task)
+    names = term_names(
+        config.task,
+        task.terms,
+        ontology=ontology,
+        table=Path(config.term_names) if config.term_names else None,
+        labels_path=Path(config.labels),
+    )
+    sha256 = trained.state["files"][MODEL]["sha256"]
+    included = tuple(read_included(Path(folder), checkpoint_sha256=sha256) for folder in config.include)
+    return Subject(
+        trained=trained,
+        store=store,
+        task=task,
+        clusters=_clusters(config, store, task),
+        search=Search.installed(),
+        names=names,
+        ontology=ontology,
+        included=included,
+        sequence=_sequence_encoder(config, store, task),
+    )
+
+
+def _sequence_encoder(config: FunctionConfig, store: FeatureStore, task: Task) -> SequenceEncoder | None:
+    if config.finetune.protocol is not Protocol.PAPER:
+        return None
+    return open_sequence_encoder(config, store, np.concatenate([task.split(name).rows for name in SPLITS]))
+
+
+def _ontology(config: FunctionConfig, task: Task) -> Ontology | None:
+    """Checked now: after hours of tuning is late to learn that it is one of other terms."""
+    namespace = NAMESPACES[config.task]
+    if config.ontology is None:
+        numbers = Ontology.of_ec(task.terms)
+        return numbers if namespace == "ec" and numbers.map_terms(task.terms).found else None
+    ontology = Ontology.read(Path(config.ontology))
+    if not ontology.map_terms(task.terms, namespace=namespace).found:
+        raise InputError(
+            f"{config.ontology}: none of the {len(task.terms)} terms of task {config.task} is in its namespace "
+            f"{namespace!r} ({', '.join(task.terms[:3])}, …; it has {', '.join(ontology.namespaces)}). Give the "
+            "ontology that these terms are of."
+        )
+    return ontology
 
 
 def _clusters(config: FunctionConfig, store: FeatureStore, task: Task) -> Clusters:

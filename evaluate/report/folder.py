@@ -40,11 +40,10 @@ def write_folder(
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / PREDICTOR, ignore_errors=True)
     write_json_atomically(folder / CONFIG, config.model_dump(mode="json"))
-    write_predictions(folder / PREDICTIONS, evaluation.task.terms, prediction_blocks(evaluation))
+    names = {each.term: each.name for each in evaluation.report.terms if each.name}
+    write_predictions(folder / PREDICTIONS, evaluation.task.terms, names, prediction_blocks(evaluation))
     write_json_atomically(folder / JSON, evaluation.report.model_dump(mode="json"))
     if predictor is not None:
-        predictor.finish(
-            evaluation.runs, evaluation.report.inputs, {each.term: each.name or "" for each in evaluation.report.terms}
-        )
+        predictor.finish(evaluation.runs, evaluation.report.inputs, names)
     write_atomically(folder / HTML, render_html(evaluation.report).encode())
     return folder / HTML

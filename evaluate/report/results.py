@@ -70,14 +70,15 @@ class TrialRecord(Settings):
 class CafaFigures(Settings):
     """CAFA's figures of one row: terms propagated along the ontology, thresholds on a grid (`CafaFacts`).
 
-    `fmax` and `weighted_fmax` (terms weighted by their information content) are larger for better models, `s_min` (the
-    smallest semantic distance) is smaller. `tau` is the threshold of `fmax`.
+    `fmax` and `weighted_fmax` (terms weighted by their information accretion in training) are larger for better models,
+    `s_min` (the smallest semantic distance, in bits; None if a seed predicts nothing at any threshold) is smaller.
+    `tau` is the threshold of `fmax`, None if a seed predicts nothing right at any.
     """
 
     fmax: Summary
-    tau: Summary
+    tau: Summary | None
     weighted_fmax: Summary
-    s_min: Summary
+    s_min: Summary | None
 
 
 class Row(Settings):
@@ -98,15 +99,15 @@ class Row(Settings):
     aupr: Summary
     aupr_interval: Interval | None
     f_at_threshold: Summary
-    labelled_fmax: Summary | None = None
-    labelled_aupr: Summary | None = None
-    macro_aupr: Summary | None = None
-    num_macro_terms: int = 0
+    labelled_fmax: Summary
+    labelled_aupr: Summary
+    macro_aupr: Summary
+    num_macro_terms: int
     fmax_torchdrug: Summary | None
     aupr_torchdrug: Summary
-    by_identity: tuple[SliceFigures, ...] = ()
-    by_length: tuple[SliceFigures, ...] = ()
-    cafa: CafaFigures | None = None
+    by_identity: tuple[SliceFigures, ...]
+    by_length: tuple[SliceFigures, ...]
+    cafa: CafaFigures | None
     trials: tuple[TrialRecord, ...]
     runs: tuple[Run, ...]
 
@@ -217,12 +218,14 @@ class Paired(Settings):
 class CafaFacts(Settings):
     """How CAFA's figures were computed: on the test proteins that have a term of the ontology, thresholds of a grid.
 
-    `num_terms` are the terms that true ones propagate to, without the root.
+    `num_terms` are the terms of the task and all above them, without the root; `num_informative` of these have
+    information accretion above 0.
     """
 
     tau_step: float
     num_proteins: int
     num_terms: int
+    num_informative: int
 
 
 class Report(Settings):
@@ -239,15 +242,15 @@ class Report(Settings):
     inputs: Inputs
     intervals: IntervalFacts | None
     rows: tuple[Row, ...]
-    paired: tuple[Paired, ...] = ()
-    cafa: CafaFacts | None = None
-    identity: IdentitySlices | None = None
-    lengths: tuple[Slice, ...] = ()
-    terms: tuple[TermRecord, ...] = ()
-    calibration: CalibrationFacts | None = None
-    extremes: Extremes | None = None
+    paired: tuple[Paired, ...]
+    cafa: CafaFacts | None
+    identity: IdentitySlices
+    lengths: tuple[Slice, ...]
+    terms: tuple[TermRecord, ...]
+    calibration: CalibrationFacts
+    extremes: Extremes
     leakage: Leakage
-    included: tuple[Included, ...] = ()
+    included: tuple[Included, ...]
     provenance: Provenance
 
     def row(self, name: str) -> Row:

@@ -12,15 +12,19 @@ from jaxtyping import Bool, Float32, Float64
 
 from amma.evaluate.metrics.bootstrap import middle, resampled_figures
 from amma.evaluate.metrics.exact import aupr, f_at, fmax, pair_curve
+from amma.evaluate.metrics.labelled import labelled_aupr, labelled_fmax
 from amma.evaluate.metrics.torchdrug import aupr_torchdrug, fmax_torchdrug
 from amma.evaluate.report.estimates import Interval, Summary, finite
-from amma.evaluate.report.results import PrCurve, Row, Run, TrialRecord
+from amma.evaluate.report.hierarchy import Hierarchy
+from amma.evaluate.report.results import PrCurve, Row, RowName, Run, TrialRecord
+from amma.evaluate.report.scored import Scored
+from amma.evaluate.report.slices import Slices
 from amma.evaluate.tasks.task import Task
-from amma.evaluate.tuning.protocol import Outcome, SeedRun
+from amma.evaluate.tuning.protocol import SeedRun, Trial
 
 POINTS_PER_CURVE = 400
 
-MEANINGS = {
+MEANINGS: dict[RowName, str] = {
     "trained": "the given checkpoint, then tuned on the task",
     "untrained": "the same architecture with fresh weights for each seed, the same tuning",
     "pooled inputs": "the encoders' features averaged over residues, without fusion; the same head on top",
@@ -31,53 +35,44 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Scorer:
-    """Makes rows of scores. `weight_BN` says how often each test protein is in each resample; None: no intervals."""
+    """Makes rows of scores.
+
+    `weight_BN` says how often each test protein is in each resample; None: no intervals. `hierarchy` is None where
+    there is no ontology.
+    """
 
     task: Task
     weight_BN: Float64[np.ndarray, "B N"] | None
+    by_identity: Slices
+    by_length: Slices
+    hierarchy: Hierarchy | None
 
-    def tuned(self, name: str, outcome: Outcome) -> Row:
-        """The row of a model: a run for each seed, and the learning rates that were tried."""
-        runs = [self._run(run.valid_VK, run.test_NK, run) for run in outcome.runs]
-        trials = [
-            TrialRecord(
-                fusion_lr=trial.rates.fusion,
-                head_lr=trial.rates.head,
-                valid_fmax=trial.valid_fmax,
-                best_epoch=trial.best_epoch,
-                num_epochs=trial.num_epochs,
-            )
-            for trial in outcome.trials
-        ]
-        return self._row(name, runs, trials, [run.test_NK for run in outcome.runs])
-
-    def untuned(self, name: str, valid_VK: Float32[np.ndarray, "V K"], test_NK: Float32[np.ndarray, "N K"]) -> Row:
-        """The row of a control that has no seeds."""
-        return self._row(name, [self._run(valid_VK, test_NK, None)], [], [test_NK])
-
-    def _row(
-        self,
-        name: str,
-        runs: Sequence[Run],
-        trials: Sequence[TrialRecord],
-        test_scores: Sequence[Float32[np.ndarray, "N K"]],
-    ) -> Row:
+    def row(self, scored: Scored) -> Row:
+        """The row of a model or a control: a run for each seed, and the learning rates that were tried."""
+        target_NK = self.task.test.target_NK
+        tuned: Sequence[SeedRun | None] = scored.runs or [None]
+        runs = [self._run(*each) for each in zip(scored.valid, scored.test, tuned, strict=True)]
         defined = [run.fmax_torchdrug for run in runs if run.fmax_torchdrug is not None]
-        fmax_interval, aupr_interval = self._intervals(test_scores)
-        return Row.model_validate(
-            {
-                "name": name,
-                "meaning": MEANINGS[name],
-                "fmax": Summary.of([run.fmax for run in runs]),
-                "fmax_interval": fmax_interval,
-                "aupr": Summary.of([run.aupr for run in runs]),
-                "aupr_interval": aupr_interval,
-                "f_at_threshold": Summary.of([run.f_at_threshold for run in runs]),
-                "fmax_torchdrug": Summary.of(defined) if len(defined) == len(runs) else None,
-                "aupr_torchdrug": Summary.of([run.aupr_torchdrug for run in runs]),
-                "trials": tuple(trials),
-                "runs": tuple(runs),
-            }
+        fmax_interval, aupr_interval = self._intervals(scored.test)
+        return Row(
+            name=scored.name,
+            meaning=MEANINGS[scored.name],
+            fmax=Summary.of([run.fmax for run in runs]),
+            fmax_interval=fmax_interval,
+            aupr=Summary.of([run.aupr for run in runs]),
+            aupr_interval=aupr_interval,
+            f_at_threshold=Summary.of([run.f_at_threshold for run in runs]),
+            labelled_fmax=Summary.of([labelled_fmax(test_NK, target_NK).value for test_NK in scored.test]),
+            labelled_aupr=Summary.of([labelled_aupr(test_NK, target_NK) for test_NK in scored.test]),
+            macro_aupr=Summary.of([terms.macro_aupr or 0.0 for terms in scored.terms]),
+            num_macro_terms=scored.terms[0].num_terms,
+            fmax_torchdrug=Summary.of(defined) if len(defined) == len(runs) else None,
+            aupr_torchdrug=Summary.of([run.aupr_torchdrug for run in runs]),
+            by_identity=self.by_identity.figures(scored.test),
+            by_length=self.by_length.figures(scored.test),
+            cafa=self.hierarchy.figures(scored.test) if self.hierarchy else None,
+            trials=tuple(_record(trial) for trial in scored.trials),
+            runs=tuple(runs),
         )
 
     def _intervals(self, test_scores: Sequence[Float32[np.ndarray, "N K"]]) -> tuple[Interval | None, Interval | None]:
@@ -118,6 +113,16 @@ class Scorer:
             aupr_torchdrug=aupr_torchdrug(*as_tensors),
             curve=_curve(test_NK, target_NK),
         )
+
+
+def _record(trial: Trial) -> TrialRecord:
+    return TrialRecord(
+        fusion_lr=trial.rates.fusion,
+        head_lr=trial.rates.head,
+        valid_fmax=trial.valid_fmax,
+        best_epoch=trial.best_epoch,
+        num_epochs=trial.num_epochs,
+    )
 
 
 def _curve(score_NK: np.ndarray, target_NK: Bool[np.ndarray, "N K"]) -> PrCurve:

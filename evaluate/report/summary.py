@@ -15,7 +15,7 @@ def plan_facts(config: FunctionConfig, subject: Subject) -> dict[str, Any]:
     """What will be computed, as plain values."""
     return {
         "checkpoint": str(subject.trained.path),
-        "task": task_facts(config, subject.task, subject.store).model_dump(mode="json"),
+        "task": task_facts(config, subject).model_dump(mode="json"),
         "config": config.finetune.model_dump(mode="json"),
         "tunings": _num_tunings(config.finetune),
         "tunings_of_a_head_alone": _num_tunings(config.finetune.head_alone),

@@ -1,17 +1,21 @@
-"""What a report tells of its task: who takes part in each split, and the best that can be reached."""
+"""What a report tells of its task: who takes part in each split, what is predicted, the best that can be reached."""
 
 from dataclasses import asdict
 
 from amma.evaluate.config import FunctionConfig
 from amma.evaluate.controls.baselines import ceiling
+from amma.evaluate.report.hierarchy import ontology_facts
 from amma.evaluate.report.task_results import AbsentProtein, CeilingFacts, SplitFacts, TaskFacts
-from amma.evaluate.tasks.task import Split, Task
+from amma.evaluate.report.terms import name_facts
+from amma.evaluate.subject import Subject
+from amma.evaluate.tasks.task import Split
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.table import Modality
 
 
-def task_facts(config: FunctionConfig, task: Task, store: FeatureStore) -> TaskFacts:
+def task_facts(config: FunctionConfig, subject: Subject) -> TaskFacts:
     """What is predicted for whom, and the best that can be reached."""
+    task, store, ontology = subject.task, subject.store, subject.ontology
     return TaskFacts(
         name=task.name,
         num_terms=len(task.terms),
@@ -20,6 +24,8 @@ def task_facts(config: FunctionConfig, task: Task, store: FeatureStore) -> TaskF
         valid=_split_facts(task.valid, store),
         test=_split_facts(task.test, store),
         ceiling=CeilingFacts(**asdict(ceiling(task, task.test))),
+        names=name_facts(subject.names),
+        ontology=None if ontology is None else ontology_facts(task.name, task.terms, ontology),
     )
 
 

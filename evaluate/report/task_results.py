@@ -88,5 +88,5 @@ class TaskFacts(Settings):
     valid: SplitFacts
     test: SplitFacts
     ceiling: CeilingFacts
-    names: NameFacts | None = None
-    ontology: OntologyFacts | None = None
+    names: NameFacts
+    ontology: OntologyFacts | None

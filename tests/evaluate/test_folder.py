@@ -46,7 +46,7 @@ def test_report_and_configuration_can_be_read_back(
 
 def test_the_figures_follow_from_the_predictions_alone(folder: Path, evaluation: Evaluation) -> None:
     rows = pq.read_table(folder / "predictions.parquet").to_pandas()
-    assert list(rows.columns) == ["id", "split", "seed", "term", "score", "target"]
+    assert list(rows.columns) == ["id", "split", "seed", "term", "name", "score", "calibrated", "target"]
     for run in evaluation.report.row("trained").runs:
         test = rows[(rows.split == "test") & (rows.seed == run.seed)]
         wide = {name: test.pivot(index="id", columns="term", values=name).to_numpy() for name in ("score", "target")}
@@ -59,7 +59,7 @@ def test_the_figures_follow_from_the_predictions_alone(folder: Path, evaluation:
 def test_predictions_are_sorted_and_complete(folder: Path, evaluation: Evaluation) -> None:
     table = pq.read_table(folder / "predictions.parquet")
     header = json.loads(table.schema.metadata[b"amma"])
-    assert header == {"format": "predictions", "version": "1.0"}
+    assert header == {"format": "predictions", "version": "1.1"}
     columns = ("split", "seed", "id", "term")
     keys = list(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
     assert keys == sorted(keys)

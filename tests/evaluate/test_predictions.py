@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from amma.evaluate.report import predictions
-from amma.evaluate.report.predictions import write_predictions
+from amma.evaluate.report.predictions import PredictionBlock, write_predictions
 from amma.evaluate.tasks.task import Split
 
 HOSTILE = ("</script><b>", "=HYPERLINK(1)", "a\tb\nc", "\x00\u202e", "日本")
@@ -19,9 +19,14 @@ def make_split(ids: tuple[str, ...], num_terms: int) -> Split:
 def test_ids_and_terms_come_back_as_they_went_in(tmp_path: Path) -> None:
     split = make_split(HOSTILE, len(HOSTILE))
     score_NK = np.random.default_rng(1).random(split.target_NK.shape, dtype=np.float32)
-    write_predictions(tmp_path / "p.parquet", HOSTILE, [("test", 0, split, score_NK)])
+    names = dict(zip(HOSTILE[1:], HOSTILE[:-1], strict=True))
+    block = PredictionBlock("test", 0, split, score_NK, score_NK / 2)
+    write_predictions(tmp_path / "p.parquet", HOSTILE, names, [block])
     rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
     assert [(row["id"], row["term"]) for row in rows] == [(one, term) for one in HOSTILE for term in HOSTILE]
+    assert [row["name"] for row in rows] == [names.get(term) for _ in HOSTILE for term in HOSTILE]
+    assert rows[0]["name"] is None
+    assert [row["calibrated"] for row in rows] == [row["score"] / 2 for row in rows]
     assert np.array_equal(np.array([row["score"] for row in rows], dtype=np.float32), score_NK.ravel())
     assert [row["target"] for row in rows] == split.target_NK.ravel().tolist()
 
@@ -32,7 +37,8 @@ def test_blocks_of_any_size_hold_the_same_rows(tmp_path: Path, monkeypatch: pyte
     tables = []
     for rows_at_once in (1, 7, 1000):
         monkeypatch.setattr(predictions, "ROWS_AT_ONCE", rows_at_once)
-        write_predictions(tmp_path / "p.parquet", ("a", "b", "c"), [("valid", 2, split, score_NK)])
+        block = PredictionBlock("valid", 2, split, score_NK, score_NK**2)
+        write_predictions(tmp_path / "p.parquet", ("a", "b", "c"), {"b": "B"}, [block])
         tables.append(pq.read_table(tmp_path / "p.parquet").to_pylist())
     assert tables[0] == tables[1] == tables[2]
     assert len(tables[0]) == 21
@@ -42,9 +48,9 @@ def test_a_write_that_fails_leaves_no_half_file(tmp_path: Path) -> None:
     split = make_split(("a", "b"), 2)
 
     def blocks():
-        yield "test", 0, split, np.zeros((2, 2), dtype=np.float32)
+        yield PredictionBlock("test", 0, split, np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32))
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        write_predictions(tmp_path / "p.parquet", ("x", "y"), blocks())
+        write_predictions(tmp_path / "p.parquet", ("x", "y"), {}, blocks())
     assert not (tmp_path / "p.parquet").exists()

@@ -1,0 +1,39 @@
+"""The trained model against every other row, on the same test proteins."""
+
+from collections.abc import Callable, Sequence
+
+from amma.evaluate.metrics.paired import PairedFigure, compare
+from amma.evaluate.report.estimates import Difference, Interval
+from amma.evaluate.report.results import Paired
+from amma.evaluate.report.scored import Scored
+from amma.evaluate.tasks.task import Task
+from amma.train.data.validation_split import Clusters
+
+DECIMALS = 6
+
+
+def paired_with(
+    trained: Scored,
+    others: Sequence[Scored],
+    task: Task,
+    clusters: Clusters,
+    *,
+    num_resamples: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[Paired, ...]:
+    """Differences over `num_resamples` resamples and as many swaps of whole clusters; nothing without resamples."""
+    found = []
+    for other in others if num_resamples else ():
+        pair = compare(trained.test, other.test, task.test.target_NK, clusters.number, num_resamples)
+        found.append(Paired(against=other.name, fmax=_difference(pair.fmax), aupr=_difference(pair.aupr)))
+        advance(1)
+    return tuple(found)
+
+
+def _difference(figure: PairedFigure) -> Difference:
+    return Difference(
+        difference=round(figure.difference, DECIMALS),
+        interval=Interval(low=figure.low, high=figure.high),
+        p_bootstrap=figure.p_bootstrap,
+        p_swap=figure.p_swap,
+    )
