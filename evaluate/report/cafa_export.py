@@ -64,9 +64,9 @@ def write_cafa(
     """Write the file; it appears whole or not at all, in place of one that is there.
 
     Proteins are in the order of `ids`, their terms by score, then by name; those below `at_least` are left out. CAFA
-    itself takes 1, 2 and 3 as `model_name`, and one word as `author`. Raises `UsageError` for an author or model of more than one line or an
-    `at_least` outside [0.01, 1], `InputError` for terms that are empty or have spaces in them, `ValueError` for scores
-    that are no probabilities.
+    itself takes 1, 2 or 3 as `model_name`, one word as `author`. Raises `UsageError` for an author or model of more
+    than one line or an `at_least` outside [0.01, 1], `InputError` for terms that are empty or have spaces in them,
+    `ValueError` for scores that are no probabilities.
     """
     _check_header(author=author, model_name=model_name)
     if not SMALLEST <= at_least <= 1:

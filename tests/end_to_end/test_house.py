@@ -26,6 +26,8 @@ HEAVY = (
     "sklearn",
     "dask",
     "distributed",
+    "networkx",
+    "obonet",
 )
 
 
