@@ -1,7 +1,8 @@
 """Fmax and AUPR over labelled proteins only: those without a true term are left out.
 
-ProteinWorkshop leaves them out; torchdrug, and the figures this project leads with, keep them. In a branch where most
-proteins are unlabelled the two differ by a lot, so they never share a name. `exact.py` has the definitions.
+ProteinWorkshop leaves them out (of scores after a softmax over terms); torchdrug, and the figures this project leads
+with, keep them. In a branch where most proteins are unlabelled the two differ by a lot, so they never share a name.
+`exact.py` has the definitions.
 
 Shapes: N proteins, K terms.
 """
