@@ -191,6 +191,41 @@ def test_figures_equal_the_cafa_evaluators(tmp_path: Path, seed: int, tau_step: 
         assert figures.num_proteins == round((theirs["n"] / theirs["cov"]).iloc[0])
 
 
+def test_figures_of_the_cafa_evaluators_own_example_are_its_own(tmp_path: Path) -> None:
+    evaluation = pytest.importorskip("cafaeval.evaluation")
+    example = Path(evaluation.__file__).parent / "data" / "example"
+    obo, namespace = example / "IDPO_disorder_function.obo", "disorder_function"
+    if not obo.is_file():
+        pytest.skip("this cafaeval was installed without its example")
+    truth = [line.split() for line in (example / "ground_truth.tsv").read_text().splitlines()]
+    ids, ontology = sorted({id for id, _ in truth}), Ontology.read(obo)
+    terms = tuple(sorted(ontology.parents))
+    target_NK = np.zeros((len(ids), len(terms)), dtype=bool)
+    for id, term in truth:
+        target_NK[ids.index(id), terms.index(term)] = True
+    bits = information_accretion(target_NK, terms, ontology, namespace=namespace)
+    (tmp_path / "ia.tsv").write_text("".join(f"{term}\t{value!r}\n" for term, value in bits.items()))
+    every, best = evaluation.cafa_eval(
+        str(obo), str(example / "predictions"), str(example / "ground_truth.tsv"),
+        ia=str(tmp_path / "ia.tsv"), no_orphans=True, n_cpu=1,
+    )  # fmt: skip
+    files = sorted((example / "predictions").iterdir())
+    assert len(files) == 5
+    for file in files:
+        score_NK = np.zeros(target_NK.shape)
+        for id, term, score in map(str.split, file.read_text().splitlines()):
+            if id in ids:
+                place = ids.index(id), terms.index(term)
+                score_NK[place] = max(score_NK[place], float(score))
+        figures = cafa_figures(
+            score_NK, target_NK, terms, ontology, namespace=namespace, train_target_MK=target_NK
+        )  # fmt: skip
+        assert figures.fmax == pytest.approx(best["f"].loc[file.name]["f"].item(), abs=TOLERANCE)
+        assert figures.weighted_fmax == pytest.approx(best["f_w"].loc[file.name]["f_w"].item(), abs=TOLERANCE)
+        assert figures.s_min == pytest.approx(every.loc[file.name]["s_w"].min(), abs=TOLERANCE)
+        assert 0.1 < figures.fmax < 1
+
+
 def test_terms_outside_the_namespace_are_listed_and_counted_after_propagation(tmp_path: Path) -> None:
     case = random_case(tmp_path, 0)
     figures = cafa_figures(
