@@ -5,7 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
-from amma.evaluate.config import FunctionConfig, Protocol, Readout, TaskName, Tune, Unlabelled
+from amma.evaluate.config import (
+    FunctionConfig,
+    Optimizer,
+    Precision,
+    Protocol,
+    Readout,
+    TaskName,
+    Tune,
+    Unlabelled,
+)
+from amma.evaluate.predict_command import predict
 from amma.featurize.store.location import parse_location
 from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app, say
 
@@ -35,37 +45,104 @@ def function(
         Unlabelled,
         typer.Option(help="Proteins of the label table without a term of this task: negatives, or left out."),
     ] = Unlabelled.KEEP,
-    protocol: Annotated[Protocol, typer.Option(help="Tune fusion encoder and head, or the head alone.")] = (
-        Protocol.FUSION
-    ),
+    protocol: Annotated[
+        Protocol,
+        typer.Option(help="Tune fusion encoder and head, the head alone, or, as the paper, the sequence encoder too."),
+    ] = Protocol.FUSION,
     tune: Annotated[
         Tune | None,
         typer.Option(
-            help="What protocol fusion tunes: fusion encoder and all projections, or what B.2 of the paper lists "
-            "(not the projection of sequences). [default: all]"
+            help="What is tuned of the model: fusion encoder and all projections, or what B.2 of the paper lists "
+            "(not the projection of sequences). [default: all; with protocol paper: paper]"
         ),
     ] = None,
     readout: Annotated[Readout, typer.Option(help="How residues become one vector.")] = Readout.MEAN,
     seeds: Annotated[int, typer.Option(min=1, help="Tunings to average over.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="At most so many passes over the training split.")] = 50,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="At most so many passes over the training split. [default: 50; paper: 100 for EC, 50 for GO]"
+        ),
+    ] = None,
     patience: Annotated[
-        int, typer.Option(min=1, help="Stop after so many without a better validation Fmax or loss.")
-    ] = 5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Proteins in a step.")] = 32,
+        int | None,
+        typer.Option(
+            min=1, help="Stop after so many without a better validation Fmax or loss. [default: 5; paper: all epochs]"
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Proteins in a step. [default: 32; paper: 1, 4 for GO-BP]")
+    ] = None,
     fusion_lr: Annotated[
         list[float] | None,
-        typer.Option(help="Learning rate of the fusion encoder; repeat to try several. [default: 1e-5 and 1e-4]"),
+        typer.Option(
+            help="Learning rate of the fusion encoder, and of the sequence encoder where that is tuned; repeat to try "
+            "several. [default: 1e-5 and 1e-4; paper: 1e-5]"
+        ),
     ] = None,
     head_lr: Annotated[
         list[float] | None,
-        typer.Option(help="Learning rate of the head; repeat to try several. [default: 1e-4 and 1e-3]"),
+        typer.Option(help="Learning rate of the head; repeat to try several. [default: 1e-4 and 1e-3; paper: 1e-4]"),
     ] = None,
+    optimizer: Annotated[
+        Optimizer | None,
+        typer.Option(help="What makes steps of gradients. [default: adamw; paper: adam for GO-MF and GO-CC]"),
+    ] = None,
+    lr_decay: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FACTOR", help="Multiply learning rates by it after each epoch. [default: 1; paper: 0.95]"
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="With protocol paper: encoders of the store, paper or tiny. [default: tiny if they are random]"
+        ),
+    ] = None,
+    seq_encoder: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With protocol paper: the store's sequence encoder, if not the preset's."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="With protocol paper: folder with the weights of the sequence encoder.")
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="With protocol paper: what the sequence encoder multiplies in. [default: bf16 on a GPU]"),
+    ] = None,
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute", help="With protocol paper: less memory for more time, by computing activations twice."
+        ),
+    ] = False,
     bootstrap: Annotated[
         int, typer.Option(min=0, metavar="NUMBER", help="Resamples of the test split for 95 % intervals; 0: none.")
     ] = 1000,
     clusters: Annotated[
         Path | None,
         typer.Option(metavar="TSV", help="Two columns, id and cluster, resampled together; else equal sequences are."),
+    ] = None,
+    ontology: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OBO", help="Ontology of GO terms: their names, and CAFA's figures; EC numbers need none."
+        ),
+    ] = None,
+    term_names: Annotated[
+        Path | None, typer.Option(metavar="TSV", help="Two columns, term and name; goes before all other names.")
+    ] = None,
+    cafa_tau_step: Annotated[
+        float | None, typer.Option(help="Step of the thresholds of CAFA's figures. [default: 0.01]")
+    ] = None,
+    quarantine: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="quarantine.jsonl of a manifest: why proteins are not there. Repeatable."),
+    ] = None,
+    include: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="A finished analysis to show in the report; repeatable."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")] = None,
@@ -81,18 +158,21 @@ def function(
     debug: Debug = False,
 ) -> None:
     """Predict EC numbers or GO terms: tune a checkpoint, compare with the same model untrained and label frequency."""
-    finetune: dict[str, Any] = {
-        "protocol": protocol,
-        "readout": readout,
-        "num_seeds": seeds,
+    # Only what was really given is passed on: what is not depends on protocol and task.
+    given: dict[str, Any] = {
+        "tune": tune,
         "max_epochs": epochs,
         "patience": patience,
         "batch_size": batch_size,
+        "fusion_lrs": tuple(fusion_lr or ()),
+        "head_lrs": tuple(head_lr or ()),
+        "optimizer": optimizer,
+        "lr_decay": lr_decay,
+        "precision": precision,
     }
-    # An empty tuple is what the configuration calls "not tuned"; only what was really given is passed on.
-    finetune |= {"fusion_lrs": tuple(fusion_lr)} if fusion_lr else {}
-    finetune |= {"head_lrs": tuple(head_lr)} if head_lr else {}
-    finetune |= {"tune": tune} if tune else {}
+    finetune = {"protocol": protocol, "readout": readout, "num_seeds": seeds}
+    # Nothing and an empty tuple are not given; 0 is, and is refused.
+    finetune |= {name: value for name, value in given.items() if value is not None and value != ()}
 
     from amma.evaluate.function import evaluate_function
     from amma.evaluate.predictor.folder import FOLDER as PREDICTOR
@@ -100,6 +180,7 @@ def function(
     from amma.evaluate.report.folder import check_folder, write_folder
     from amma.evaluate.report.summary import plan_facts, plan_lines, result_lines
     from amma.evaluate.subject import open_subject
+    from amma.evaluate.tuning.kept import remove_tunings
     from amma.train.run.arithmetic import find_device
 
     config = FunctionConfig.parse(
@@ -114,7 +195,16 @@ def function(
             "finetune": finetune,
             "bootstrap": bootstrap,
             "clusters": str(clusters) if clusters else None,
+            "ontology": str(ontology) if ontology else None,
+            "term_names": str(term_names) if term_names else None,
+            "quarantines": tuple(map(str, quarantine or ())),
+            "include": tuple(map(str, include or ())),
+            **({} if cafa_tau_step is None else {"cafa_tau_step": cafa_tau_step}),
             "device": str(find_device(device)),
+            "preset": preset,
+            "seq_encoder": seq_encoder,
+            "weights": str(weights) if weights else None,
+            "recompute": recompute,
         },
         source="the command line",
     )
@@ -129,10 +219,14 @@ def function(
         return
     for line in plan_lines(config, subject):
         say(line)
+    if predictor and protocol is Protocol.PAPER:
+        say("no predictor is kept: amma-eval predict makes features with the encoders as they were, not as tuned")
+        predictor = False
     with PredictorWriter(report_dir / PREDICTOR, subject, config.finetune) as writer:
         keep = {"keep": writer.keep} if predictor else {}
-        evaluation = evaluate_function(config, subject, threads=threads, **keep)
+        evaluation = evaluate_function(config, subject, threads=threads, report_dir=report_dir, anew=overwrite, **keep)
         page = write_folder(report_dir, evaluation, config, writer if predictor else None)
+    remove_tunings(report_dir)
     if as_json:
         print_json(evaluation.report.model_dump(mode="json"))
         say(f"report: {page}")
@@ -140,6 +234,9 @@ def function(
         for line in result_lines(evaluation.report):
             print(line)
         print(f"report: {page}")
+
+
+app.command()(predict)
 
 
 def main() -> None:

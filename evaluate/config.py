@@ -207,6 +207,9 @@ class FunctionConfig(Settings):
     """Table of two columns, term and name, that goes before any other source of names."""
     cafa_tau_step: Annotated[float, Field(gt=0, lt=1)] = CAFA_TAU_STEP
     """Thresholds that CAFA's figures look at: so far apart."""
+    quarantines: tuple[str, ...] = ()
+    """`quarantine.jsonl` files of manifests, which say why proteins are not in the store; the store's own, and the one
+    beside it, are read in any case."""
     include: tuple[str, ...] = ()
     """Folders of finished analyses whose sections the report shows."""
     device: str = "cpu"

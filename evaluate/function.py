@@ -6,6 +6,7 @@ Shapes: N proteins of the test split, K terms.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from amma.evaluate.subject import Subject
 from amma.evaluate.tasks.task import Task
 from amma.evaluate.tuned_rows import tune_rows
 from amma.evaluate.tuning.finetune import Fit
-from amma.evaluate.tuning.protocol import SeedRun
+from amma.evaluate.tuning.protocol import Outcome, SeedRun
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.console import progress
 from amma.train.run.arithmetic import arithmetic
@@ -48,26 +49,29 @@ def evaluate_function(
     threads: int | None = None,
     keep: Callable[[Fit], None] = lambda _: None,
     report_dir: Path | None = None,
+    anew: bool = False,
 ) -> Evaluation:
     """Fine-tune, score and compare: the trained model, the same model untrained, and the controls.
 
     `keep` is handed the trained model as it is tuned with each seed. Tunings are kept below `report_dir`, so that the
-    same call goes on where it was stopped; who writes the report removes them (`remove_tunings`).
+    same call goes on where it was stopped (with `anew`: unless they are of other settings); who writes the report
+    removes them (`remove_tunings`).
     Deterministic: the same numbers for the same inputs, device, number of threads and library versions.
     """
     with arithmetic(threads, torch.device(config.device)) as threads_used:
-        return _evaluate(config, subject, threads_used, keep, report_dir)
+        tuned = partial(tune_rows, config, subject, keep=keep, report_dir=report_dir, anew=anew)
+        return _evaluate(config, subject, threads_used, tuned)
 
 
 def _evaluate(
-    config: FunctionConfig, subject: Subject, threads: int, keep: Callable[[Fit], None], report_dir: Path | None
+    config: FunctionConfig, subject: Subject, threads: int, tuned: Callable[[], dict[str, Outcome]]
 ) -> Evaluation:
     started = time.monotonic()
     task, store = subject.task, subject.store
     # First what may fail for reasons outside of this program, then hours of work.
     leakage = find_leakage(task.test, store, subject.trained.seen, search=subject.search, threads=threads)
     nearest = nearest_training(task, store, subject.search, threads=threads)
-    outcomes = tune_rows(config, subject, keep=keep, report_dir=report_dir)
+    outcomes = tuned()
     scored = Rows(
         trained=Scored.tuned("trained", outcomes["trained"], task=task),
         untrained=Scored.tuned("untrained", outcomes["untrained"], task=task),

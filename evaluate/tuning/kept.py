@@ -134,14 +134,15 @@ class KeptTuning:
 class Tunings:
     """All tunings of an evaluation, below the folder of its report; locked while the `with` block lasts.
 
-    `facts` are what decides their numbers, as plain values. Raises `UsageError` if the folder holds tunings of other
-    facts, naming each that differs, and `StoreError` (`E_LOCKED`) if another process is at work there. Within the block
-    SIGINT and SIGTERM are noted, and acted on where `pause` is called.
+    `facts` are what decides their numbers, as plain values. Tunings of other facts are removed with `anew`; without it
+    they are refused by a `UsageError` naming each fact that differs. Raises `StoreError` (`E_LOCKED`) if another
+    process is at work there. Within the block SIGINT and SIGTERM are noted, and acted on where `pause` is called.
     """
 
-    def __init__(self, report_dir: Path, facts: dict[str, Any]) -> None:
+    def __init__(self, report_dir: Path, facts: dict[str, Any], *, anew: bool = False) -> None:
         self.folder = report_dir / FOLDER
         self._facts = facts
+        self._anew = anew
         self._lock = StoreLock(self.folder)
         self._interruption = Interruption()
 
@@ -170,17 +171,20 @@ class Tunings:
             return
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UsageError(f"{path} is damaged. Pass --overwrite to begin anew.") from error
+        except ValueError:
+            before = {"damaged": str(path)}
         different = differences(before, facts)
-        if different:
+        if different and self._anew:
+            _remove_kept(self.folder)
+            write_json_atomically(path, facts)
+        elif different:
             raise UsageError(
                 f"{self.folder} holds tunings of another evaluation (then -> now): {'; '.join(different)}. Give the "
                 "same settings and inputs to go on with them, another REPORT_DIR, or --overwrite to begin anew."
             )
-        done = sorted(path.parent.name for path in self.folder.glob(f"*/{STATE}"))
-        if done:
-            say(f"{self.folder}: going on from {len(done)} tunings that were kept")
+        begun = len(list(self.folder.glob(f"*/{STATE}")))
+        if begun:
+            say(f"{self.folder}: going on from {begun} tunings that were kept")
 
     def of(self, kind: str, seed: int, rates: Rates) -> KeptTuning:
         """The place of the tuning of a kind of model with a seed and learning rates."""
@@ -208,15 +212,17 @@ def remove_tunings(report_dir: Path) -> None:
     if folder.is_symlink() or (held and not (folder / FACTS).is_file()):
         raise UsageError(f"{folder} does not hold tunings of amma-eval; move it away, or give another REPORT_DIR.")
     # The facts last: what a killed run leaves of the folder can still be told.
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != FACTS:
-            path.unlink()
+    _remove_kept(folder)
     (folder / FACTS).unlink(missing_ok=True)
     with suppress(OSError):
-        folder.rmdir()
+        shutil.rmtree(folder)  # of what dead processes left of their lock
     fsync_directory(report_dir)
+
+
+def _remove_kept(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
 
 
 def _fsync(path: Path) -> None:
