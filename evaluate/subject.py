@@ -1,5 +1,6 @@
 """What is evaluated, opened and checked before anything is computed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from amma.evaluate.config import FunctionConfig, Protocol
 from amma.evaluate.controls.identity import Search
 from amma.evaluate.report.included import Included, read_included
+from amma.evaluate.tasks.absent import Absent, absent
 from amma.evaluate.tasks.ontology import NAMESPACES, Ontology
 from amma.evaluate.tasks.task import Task, read_task
 from amma.evaluate.tasks.term_names import TermNames, term_names
@@ -36,6 +38,8 @@ class Subject:
     names: TermNames
     ontology: Ontology | None
     """What CAFA's figures are computed on: as given, or made of the task's EC numbers; None if there is neither."""
+    absent: Mapping[str, tuple[Absent, ...]]
+    """For each split its labelled proteins without features, and why."""
     included: tuple[Included, ...]
     """Finished analyses that the report shows along."""
     sequence: SequenceEncoder | None = None
@@ -91,6 +95,10 @@ def open_subject(config: FunctionConfig) -> Subject:
         search=Search.installed(),
         names=names,
         ontology=ontology,
+        absent={
+            name: absent(store, task.split(name).missing, quarantines=[Path(path) for path in config.quarantines])
+            for name in SPLITS
+        },
         included=included,
         sequence=_sequence_encoder(config, store, task),
     )

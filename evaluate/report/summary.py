@@ -1,14 +1,19 @@
 """A report and its plan as lines for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amma.evaluate.config import FinetuneConfig, FunctionConfig, Tune, Unlabelled
 from amma.evaluate.report.estimates import Interval, Summary
-from amma.evaluate.report.results import IntervalFacts, Leakage, Report
+from amma.evaluate.report.hierarchy import ontology_facts
+from amma.evaluate.report.included import Included
+from amma.evaluate.report.results import IntervalFacts, Leakage, Paired, Report
 from amma.evaluate.report.task_facts import task_facts
 from amma.evaluate.subject import Subject
 from amma.manifests.labels import SPLITS
+
+SHOWN = 5
+"""Proteins or terms that are listed before the rest is only counted."""
 
 
 def plan_facts(config: FunctionConfig, subject: Subject) -> dict[str, Any]:
@@ -20,6 +25,7 @@ def plan_facts(config: FunctionConfig, subject: Subject) -> dict[str, Any]:
         "tunings": _num_tunings(config.finetune),
         "tunings_of_a_head_alone": _num_tunings(config.finetune.head_alone),
         "relatives_found_by": subject.search.method,
+        "included": [each.model_dump(mode="json", exclude={"sections"}) for each in subject.included],
         "random_encoders": subject.store.random_weights,
     }
 
@@ -39,18 +45,51 @@ def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
             f"{name}: {len(split.ids)} proteins ({split.num_unlabelled} without a label), "
             f"{split.num_unknown} {_outside(config.unlabelled)}, {len(split.missing)} labelled but not in the store"
         )
-        if split.missing:
-            shown = ", ".join(repr(identifier) for identifier in split.missing[:5])
-            lines.append(f"  not in the store: {shown}{', …' if len(split.missing) > 5 else ''}")
+        missing = subject.absent[name]
+        lines += [f"  {each.id!r}: {each.reason} ({each.code})" for each in missing[:SHOWN]]
+        if len(missing) > SHOWN:
+            lines.append(f"  … and {len(missing) - SHOWN} more; the report names them all")
     lines.append(
         f"protocol {finetune.protocol}{_tuned(finetune)}, readout {finetune.readout}: {_num_tunings(finetune)} tunings "
         f"of at most {finetune.max_epochs} epochs for the trained and for the untrained model, "
         f"{_num_tunings(finetune.head_alone)} of a head alone for the pooled inputs"
     )
+    lines += _ontology_lines(config, subject)
+    lines += [_included_line(each) for each in subject.included]
     lines.append(f"what pretraining saw of the test proteins: by hash, and by identity ({subject.search.method})")
     if subject.store.random_weights:
         lines.append("random encoders: these features show that the pipeline runs, not what the method can do")
     return lines
+
+
+def _ontology_lines(config: FunctionConfig, subject: Subject) -> list[str]:
+    """What terms are called, and what CAFA's figures are computed on."""
+    named, total = subject.names.num_named, len(subject.task.terms)
+    lines = [f"names: {named} of {total} terms have one of their own"]
+    if subject.ontology is None:
+        return [*lines, "no ontology (--ontology): CAFA's figures are not computed"]
+    facts = ontology_facts(config.task, subject.task.terms, subject.ontology)
+    pinned = f", {facts.data_version or 'no data-version'}, sha256 {facts.sha256[:12]}" if facts.sha256 else ""
+    lines.append(
+        f"ontology: {facts.kind}{pinned}; {len(facts.alternative)} terms stand for others, "
+        f"{len(facts.unmatched)} are not in it"
+    )
+    return [*lines, *_unmatched_lines(facts.unmatched, subject.names.as_dict())]
+
+
+def _unmatched_lines(unmatched: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    lines = [f"  not in the ontology: {_term(term, names.get(term))}" for term in unmatched[:SHOWN]]
+    more = len(unmatched) - SHOWN
+    return [*lines, f"  … and {more} more; the report names them all"] if more > 0 else lines
+
+
+def _term(term: str, name: str | None) -> str:
+    return f"{term} ({name})" if name else term
+
+
+def _included_line(included: Included) -> str:
+    other = "" if included.same_checkpoint else f" of ANOTHER checkpoint (sha256 {included.checkpoint_sha256[:12]})"
+    return f"shown along: {included.analysis}{other}"
 
 
 def _tuned(finetune: FinetuneConfig) -> str:
@@ -64,10 +103,10 @@ def _outside(unlabelled: Unlabelled) -> str:
 def result_lines(report: Report) -> list[str]:
     """The table of a report, and what to know when reading it."""
     test = report.task.test
-    cells = [["model", "Fmax", "AUPR", "F at validation threshold"]]
+    cells = [["model", "Fmax", "AUPR", "F at validation threshold", "macro AUPR"]]
     for row in report.rows:
         means = _figures(row.fmax, row.fmax_interval), _figures(row.aupr, row.aupr_interval)
-        cells.append([row.name, *means, _figures(row.f_at_threshold)])
+        cells.append([row.name, *means, _figures(row.f_at_threshold), _figures(row.macro_aupr)])
     lines = [
         f"{report.task.name}, protocol {report.config.protocol}{_tuned(report.config)}: "
         f"{test.num_proteins} test proteins ({test.num_unlabelled} without a label), {report.task.num_terms} terms, "
@@ -76,13 +115,41 @@ def result_lines(report: Report) -> list[str]:
         *_aligned(cells),
         "",
         *_interval_lines(report.intervals),
+        *(_paired_line(pair) for pair in report.paired),
+        *_cafa_lines(report),
+        f"calibration error {report.calibration.ece_before.mean:.4f}, {report.calibration.ece_after.mean:.4f} after "
+        "the calibration fitted on validation",
         f"ceiling from labels unseen in training: Fmax {report.task.ceiling.fmax:.3f}, "
         f"AUPR {report.task.ceiling.aupr:.3f}",
         *_leakage_lines(report.leakage),
+        *(_included_line(each) for each in report.included),
     ]
     if report.inputs.random_encoders:
         lines.append("random encoders: these figures show that the pipeline runs, not what the method can do")
     return lines
+
+
+def _paired_line(pair: Paired) -> str:
+    fmax, aupr = (
+        f"{name} {each.difference:+.4f} [{each.interval.low:+.3f}, {each.interval.high:+.3f}], "
+        f"p {each.p_bootstrap:.3g} (swaps: {each.p_swap:.3g})"
+        for name, each in (("Fmax", pair.fmax), ("AUPR", pair.aupr))
+    )
+    return f"trained against {pair.against}: {fmax}; {aupr}"
+
+
+def _cafa_lines(report: Report) -> list[str]:
+    figures, facts, ontology = report.row("trained").cafa, report.cafa, report.task.ontology
+    if figures is None or facts is None or ontology is None:
+        return []
+    s_min = "undefined" if figures.s_min is None else _figures(figures.s_min)
+    lines = [
+        f"CAFA's figures of the trained model on {facts.num_proteins} proteins: Fmax {_figures(figures.fmax)}, "
+        f"weighted {_figures(figures.weighted_fmax)}, S_min {s_min} ({facts.num_terms} terms of "
+        f"{ontology.kind}, thresholds {facts.tau_step:g} apart)"
+    ]
+    names = {each.term: each.name for each in report.terms if each.name}
+    return [*lines, *_unmatched_lines(ontology.unmatched, names)]
 
 
 def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:

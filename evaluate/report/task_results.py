@@ -7,11 +7,11 @@ from amma.manifests.settings import Settings
 class AbsentProtein(Settings):
     """A labelled protein of a split that has no features of sequence or structure in the store.
 
-    `code` is that of docs/errors.md where the store's making recorded one; `reason` says in words what is known.
+    `code` is one of docs/errors.md; `reason` says in words what is known.
     """
 
     id: str
-    code: str | None
+    code: str
     reason: str
 
 

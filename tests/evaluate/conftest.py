@@ -236,7 +236,7 @@ def make_report() -> Callable[..., Report]:
             num_without_sequence=0,
             num_without_structure=4,
             missing=tuple(
-                AbsentProtein(id=name, code=None if place else "E_COORD", reason=f"what became of {name}")
+                AbsentProtein(id=name, code="E_OUTSIDE" if place else "E_COORD", reason=f"what became of {name}")
                 for place, name in enumerate(names)
             ),
         )

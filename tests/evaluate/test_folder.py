@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, config: FunctionConfig, eva
     return folder
 
 
-def test_the_folder_holds_the_four_files_and_nothing_else(folder: Path) -> None:
+def test_the_folder_holds_the_five_files_and_nothing_else(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == set(FILES)
 
 
