@@ -1,7 +1,7 @@
 """Tables of options that several commands take: each option is an attribute of a class, declared once."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Any, get_type_hints
 
@@ -17,10 +17,13 @@ def annotations(table: type) -> dict[str, Any]:
     return get_type_hints(table, include_extras=True)
 
 
-def takes_options(table: type, parameter: str, gather: Gather) -> Callable[[Command], Command]:
+def takes_options(
+    table: type, parameter: str, gather: Gather, *, leave_out: Collection[str] = ()
+) -> Callable[[Command], Command]:
     """Give a command every option of `table` where it has `parameter`, which gets what `gather` makes of them.
 
-    An attribute's value is its option's default; an option without one is required.
+    An attribute's value is its option's default; an option without one is required. Those of `leave_out` would have no
+    effect on the command: it does not get them.
     """
     options = [
         inspect.Parameter(
@@ -30,6 +33,7 @@ def takes_options(table: type, parameter: str, gather: Gather) -> Callable[[Comm
             annotation=annotation,
         )
         for name, annotation in annotations(table).items()
+        if name not in leave_out
     ]
 
     def decorated(command: Command) -> Command:
