@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from amma.evaluate.subject import open_model_and_store
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import InputError
-from amma.manifests.settings import Settings
+from amma.manifests.settings import Settings, sha256_of_json
 from amma.manifests.table import MODALITIES, Modality
 from amma.train.data.sequence_hash import sequence_hashes
 from amma.train.model.masking import generator_for
@@ -43,7 +43,7 @@ class HeldOutFacts(Settings):
     sequences), and are the only ones of their sequence; `num` of them were drawn with `seed`, for `wanted` were asked
     for. Left out were `num_seen` that pretraining saw, `num_lacking` without one of the modalities, and `num_repeats`
     of sequences that are there already. With a list of ids, all these count ids of the list, and `num_not_in_store`
-    of it are not in the store.
+    of it are not in the store. `ids_sha256` is that of the drawn ids as a JSON list, in their order.
     """
 
     wanted: int
@@ -56,6 +56,7 @@ class HeldOutFacts(Settings):
     num_repeats: int
     listed: bool
     num_not_in_store: int
+    ids_sha256: str
 
     def sentence(self) -> str:
         """All of it for a reader."""
@@ -119,6 +120,7 @@ def choose_held_out(
     first = np.sort(np.unique(unseen_hashes, return_index=True)[1])
     drawn = generator_for(seed, COUNTER).permutation(len(first))[:number]
     chosen = unseen_rows[first][drawn].astype(np.int64)
+    chosen_ids = store.entries(chosen.tolist()).ids
     facts = HeldOutFacts(
         wanted=number,
         seed=seed,
@@ -130,6 +132,7 @@ def choose_held_out(
         num_repeats=len(unseen_rows) - len(first),
         listed=ids is not None,
         num_not_in_store=0 if ids is None else len(set(ids)) - len(known_rows),
+        ids_sha256=sha256_of_json(list(chosen_ids)),
     )
     if facts.num < at_least:
         raise InputError(
@@ -138,7 +141,7 @@ def choose_held_out(
             f"{facts.num_not_in_store} listed ids are not in the store). "
             "Pretrain with --exclude to hold proteins out, or give another store."
         )
-    return HeldOut(tuple(store.entries(chosen.tolist()).ids), chosen, facts)
+    return HeldOut(tuple(chosen_ids), chosen, facts)
 
 
 def _rows_of(store: FeatureStore, ids: Sequence[str]) -> Int64[np.ndarray, " N"]:
