@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from amma.evaluate.alignment_command import alignment
 from amma.evaluate.config import (
     FunctionConfig,
     Optimizer,
@@ -237,6 +238,7 @@ def function(
 
 
 app.command()(predict)
+app.command()(alignment)
 
 
 def main() -> None:
