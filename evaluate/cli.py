@@ -12,6 +12,7 @@ from amma.evaluate.config import (
     Precision,
     Protocol,
     Readout,
+    SearchTool,
     TaskName,
     Tune,
     Unlabelled,
@@ -145,6 +146,13 @@ def function(
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="A finished analysis to show in the report; repeatable."),
     ] = None,
+    search: Annotated[
+        SearchTool,
+        typer.Option(
+            help="What finds the nearest sequences: MMseqs2, DIAMOND, or our own search by shared 3-mers; auto: the "
+            "first of them that is installed."
+        ),
+    ] = SearchTool.AUTO,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")] = None,
     predictor: Annotated[
@@ -201,6 +209,7 @@ def function(
             "quarantines": tuple(map(str, quarantine or ())),
             "include": tuple(map(str, include or ())),
             **({} if cafa_tau_step is None else {"cafa_tau_step": cafa_tau_step}),
+            "search": search,
             "device": str(find_device(device)),
             "preset": preset,
             "seq_encoder": seq_encoder,
