@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -10,6 +11,8 @@ from amma.evaluate.cli import app
 from amma.evaluate.report.results import Report
 from amma.featurize.store.push import push_store
 from amma.manifests.errors import AmmaError, CheckpointError, InputError, UsageError
+from amma.manifests.quarantine import Rejection, write_quarantine
+from amma.train.run.checkpoint import load_model
 
 
 def call(planted, report: Path, *options: str, **changed: Path | str):
@@ -89,6 +92,12 @@ def test_a_dry_run_checks_everything_and_writes_nothing(planted, tmp_path: Path)
         (("--head-lr=0",), {}, UsageError, "greater than 0"),
         (("--bootstrap=0", "--clusters=c.tsv"), {}, UsageError, "clusters has no effect"),
         (("--device=tpu",), {}, UsageError, "no device 'tpu'"),
+        (("--ontology=go.obo",), {}, UsageError, "ontology has no effect with task ec-class"),
+        (("--task=go-mf", "--cafa-tau-step=0.1"), {}, UsageError, "cafa_tau_step has no effect with task go-mf"),
+        (("--cafa-tau-step=1",), {}, UsageError, "less than 1"),
+        (("--term-names=nowhere.tsv",), {}, InputError, "nowhere.tsv"),
+        (("--quarantine=nowhere.jsonl",), {}, InputError, "nowhere.jsonl"),
+        (("--include=nowhere",), {}, InputError, "nowhere/report.json: not there"),
         ((), {"run": "nowhere"}, CheckpointError, "no checkpoint"),
         ((), {"store": "nowhere"}, AmmaError, "not a feature store"),
         ((), {"labels": "nowhere.tsv"}, InputError, "nowhere.tsv"),
@@ -142,6 +151,113 @@ def write_go(planted, folder: Path) -> tuple[Path, Path]:
         (lists / f"nrPDB-GO_{name}.txt").write_text(ids)
         (lists / f"nrPDB-EC_{name}.txt").write_text("another\n")
     return folder / "annot.tsv", lists
+
+
+def write_obo(folder: Path, *terms: str, namespace: str = "molecular_function") -> Path:
+    """A root and these terms below it; the first has an alternative id, GO:0000001, and is GO:1000001 itself."""
+    stanzas = ["format-version: 1.2\ndata-version: releases/2026-01-01"]
+    stanzas.append(f"[Term]\nid: GO:0003674\nname: root\nnamespace: {namespace}")
+    for number, term in enumerate(terms):
+        own = f"GO:1{term[4:]}\nalt_id: {term}" if number == 0 else term
+        stanzas.append(
+            f"[Term]\nid: {own}\nname: name of <b>{term}</b>\nnamespace: {namespace}\nis_a: GO:0003674 ! root"
+        )
+    (folder / "go.obo").write_text("\n\n".join(stanzas) + "\n")
+    return folder / "go.obo"
+
+
+def test_an_ontology_gives_names_and_cafas_figures(planted, tmp_path: Path) -> None:
+    labels, splits = write_go(planted, tmp_path)
+    obo = write_obo(tmp_path, *(f"GO:{number:07d}" for number in range(1, 6)))
+    (tmp_path / "names.tsv").write_text("term\tname\nGO:0000002\tmy own name\nGO:9999999\tof no use\n")
+    options = (*QUICK, "--protocol=probe", "--task=go-mf", "--split-prefix=nrPDB-GO", f"--ontology={obo}")
+    options = (*options, f"--term-names={tmp_path / 'names.tsv'}", "--cafa-tau-step=0.1")
+    result = call(planted, tmp_path / "report", *options, labels=labels, splits=splits)
+    assert result.exit_code == 0, result.output
+    assert "  not in the ontology: GO:0000006" in result.stdout.splitlines()
+    assert "CAFA's figures of the trained model on 30 proteins" in result.stdout
+    report = Report.model_validate_json((tmp_path / "report" / "report.json").read_text())
+    ontology = report.task.ontology
+    assert ontology is not None
+    assert (ontology.data_version, ontology.num_terms, ontology.unmatched) == (
+        "releases/2026-01-01",
+        6,
+        ("GO:0000006",),
+    )
+    assert [(each.term, each.primary) for each in ontology.alternative] == [("GO:0000001", "GO:1000001")]
+    assert [(each.name, each.name_origin) for each in report.terms[:3]] == [
+        ("name of <b>GO:0000001</b>", "ontology"),
+        ("my own name", "table of names"),
+        ("name of <b>GO:0000003</b>", "ontology"),
+    ]
+    assert report.task.names.unnamed == ("GO:0000006",)
+    assert report.cafa is not None
+    assert (report.cafa.tau_step, report.cafa.num_proteins, report.cafa.num_terms) == (0.1, 30, 5)
+    assert all(row.cafa is not None and 0 < row.cafa.fmax.mean <= 1 for row in report.rows)
+    assert report.inputs.term_names_sha256 is not None
+    rows = pq.read_table(tmp_path / "report" / "predictions.parquet").to_pylist()
+    assert {row["name"] for row in rows if row["term"] == "GO:0000002"} == {"my own name"}
+    assert {row["name"] for row in rows if row["term"] == "GO:0000006"} == {None}
+
+
+def test_without_an_ontology_a_branch_of_go_has_no_figures_of_cafa(planted, tmp_path: Path) -> None:
+    labels, splits = write_go(planted, tmp_path)
+    options = ("--protocol=probe", "--task=go-mf", "--split-prefix=nrPDB-GO", "--dry-run")
+    result = call(planted, tmp_path / "report", *options, labels=labels, splits=splits)
+    assert "no ontology (--ontology): CAFA's figures are not computed" in result.stdout
+    # The table repeats the terms in place of their names.
+    assert "names: 0 of 6 terms have one of their own" in result.stdout
+
+
+def test_an_ontology_of_other_terms_is_refused_before_anything_is_computed(planted, tmp_path: Path) -> None:
+    labels, splits = write_go(planted, tmp_path)
+    obo = write_obo(tmp_path, "GO:0000001", namespace="biological_process")
+    options = ("--task=go-mf", "--split-prefix=nrPDB-GO", f"--ontology={obo}")
+    result = call(planted, tmp_path / "report", *options, labels=labels, splits=splits)
+    assert isinstance(result.exception, InputError)
+    assert "none of the 6 terms of task go-mf is in its namespace 'molecular_function'" in str(result.exception)
+    assert not (tmp_path / "report").exists()
+
+
+def write_analysis(folder: Path, sha256: str) -> Path:
+    folder.mkdir()
+    section = {"heading": "Near & far", "paragraphs": ["<script>alert(1)</script>"], "pieces": []}
+    values = {
+        "format": "amma-analysis",
+        "version": "1.0",
+        "analysis": "alignment",
+        "title": "How modalities agree",
+        "lead": "They do.",
+        "inputs": {"checkpoint_step": 12, "checkpoint_sha256": sha256, "random_encoders": True},
+        "sections": [section],
+    }
+    (folder / "report.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_finished_analyses_are_shown_along_and_those_of_another_model_are_marked(planted, tmp_path: Path) -> None:
+    sha256 = load_model(planted.run).state["files"]["model.safetensors"]["sha256"]
+    same, other = write_analysis(tmp_path / "same", sha256), write_analysis(tmp_path / "other", "ab" * 32)
+    options = (*QUICK, "--protocol=probe", f"--include={same}", f"--include={other}")
+    result = call(planted, tmp_path / "report", *options)
+    assert result.exit_code == 0, result.output
+    assert "shown along: alignment of ANOTHER checkpoint (sha256 abababababab)" in result.stdout.splitlines()
+    assert "shown along: alignment" in result.stdout.splitlines()
+    report = Report.model_validate_json((tmp_path / "report" / "report.json").read_text())
+    assert [each.same_checkpoint for each in report.included] == [True, False]
+    assert report.included[0].sections[0].heading == "Near & far"
+    assert report.provenance.included == (str(same), str(other))
+    plan = json.loads(call(planted, tmp_path / "new", *options, "--dry-run", "--json").stdout)
+    assert [each["same_checkpoint"] for each in plan["included"]] == [True, False]
+
+
+def test_a_quarantine_says_why_a_protein_is_not_there(planted, tmp_path: Path) -> None:
+    line = Rejection("absent", "a.pdb", 1, "E_COORD", "a Cα without coordinates", "repair it")
+    write_quarantine(tmp_path / "q.jsonl", [line])
+    plain = call(planted, tmp_path / "report", "--dry-run").stdout
+    told = call(planted, tmp_path / "report", "--dry-run", f"--quarantine={tmp_path / 'q.jsonl'}").stdout
+    assert "  'absent': not in the store's inputs (E_OUTSIDE)" in plain.splitlines()
+    assert "  'absent': a Cα without coordinates (E_COORD)" in told.splitlines()
 
 
 @pytest.mark.parametrize("unlabelled", ["keep", "drop"])

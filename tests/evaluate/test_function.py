@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 
 from amma.evaluate.function import Evaluation, evaluate_function
 from amma.evaluate.metrics.exact import aupr, f_at, fmax
@@ -91,6 +92,52 @@ def test_who_took_part_and_what_was_seen_is_reported(fusion: Evaluation) -> None
     assert fusion.report.inputs.random_encoders
 
 
+def test_the_parts_of_a_report_are_of_the_same_scores(fusion: Evaluation) -> None:
+    report, task = fusion.report, fusion.task
+    target_NK = task.test.target_NK
+    trained, test = report.row("trained"), [run.test_NK for run in fusion.runs]
+    labelled = target_NK.any(axis=1)
+    assert trained.labelled_fmax.values == tuple(fmax(each[labelled], target_NK[labelled]).value for each in test)
+    known = target_NK.any(axis=0)
+    macro = [average_precision_score(target_NK[:, known], each[:, known], average="macro") for each in test]
+    assert trained.macro_aupr.values == pytest.approx(macro)
+    assert trained.num_macro_terms == known.sum() == 6
+    precisions = [term.trained.average_precision for term in report.terms if term.num_test]
+    assert trained.macro_aupr.mean == pytest.approx(np.mean(precisions), abs=1e-6)
+    assert [term.term for term in report.terms] == list(task.terms)
+    assert all(term.name and term.name_origin == "class of the EC number" for term in report.terms)
+    assert [pair.against for pair in report.paired] == [row.name for row in report.rows[1:]]
+    for pair in report.paired:
+        other = report.row(pair.against)
+        assert pair.fmax.difference == pytest.approx(trained.fmax.mean - other.fmax.mean, abs=1e-6)
+        assert pair.aupr.difference == pytest.approx(trained.aupr.mean - other.aupr.mean, abs=1e-6)
+    assert next(pair for pair in report.paired if pair.against == "label frequency").aupr.p_swap < 0.01
+    assert [run.seed for run in report.calibration.runs] == [0, 1]
+    assert {record.id for record in report.extremes.best + report.extremes.worst} <= set(task.test.ids)
+    assert report.extremes.best[0].f > report.extremes.worst[0].f
+    assert report.cafa is not None
+    assert report.cafa.num_proteins == labelled.sum()
+    assert all(row.cafa is not None for row in report.rows)
+
+
+def test_slices_are_told_once_and_every_row_has_figures_of_each(fusion: Evaluation) -> None:
+    report = fusion.report
+    assert [each.below for each in report.identity.slices] == [0.3, 0.4, 0.5, 0.7, 0.95]
+    assert [each.id for each in report.identity.nearest] == list(fusion.task.test.ids)
+    for facts in report.identity.slices:
+        assert facts.num_proteins == sum(each.identity < facts.below for each in report.identity.nearest)
+    assert [(each.at_least, each.below, each.num_proteins) for each in report.lengths] == [(None, 100, 31)]
+    for row in report.rows:
+        assert len(row.by_identity) == 5
+        assert row.by_length[0].fmax == row.fmax  # all are shorter than 100 residues
+        assert row.by_length[0].aupr == row.aupr
+
+
+def test_a_protein_without_features_is_named_with_the_reason(fusion: Evaluation) -> None:
+    (absent,) = fusion.report.task.test.missing
+    assert (absent.id, absent.code, absent.reason) == ("absent", "E_OUTSIDE", "not in the store's inputs")
+
+
 def test_the_same_command_twice_gives_the_same_report_apart_from_its_provenance(
     planted, fusion: Evaluation, probe: Evaluation
 ) -> None:
@@ -165,6 +212,7 @@ def test_without_resamples_there_are_no_intervals(planted) -> None:
     config = planted.config(protocol="probe", max_epochs=1).model_copy(update={"bootstrap": 0})
     report = evaluate_function(config, open_subject(config), threads=1).report
     assert report.intervals is None
+    assert report.paired == ()
     assert {row.fmax_interval for row in report.rows} | {row.aupr_interval for row in report.rows} == {None}
 
 
