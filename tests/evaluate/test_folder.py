@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,44 @@ def test_predictions_are_sorted_and_complete(folder: Path, evaluation: Evaluatio
     assert keys == sorted(keys)
     assert len(set(keys)) == len(keys) == 2 * (32 + 31) * len(evaluation.task.terms)
     assert {key[0] for key in keys} == {"test", "valid"}
+
+
+def test_calibrated_scores_are_those_of_the_lines_in_the_report(folder: Path, evaluation: Evaluation) -> None:
+    rows = pq.read_table(folder / "predictions.parquet").to_pandas()
+    for run in evaluation.report.calibration.runs:
+        of_seed = rows[rows.seed == run.seed]
+        expected = run.fitted.apply(of_seed.score.to_numpy()[:, None]).astype(np.float32).ravel()
+        assert np.array_equal(of_seed.calibrated.to_numpy(), expected)
+    assert set(rows.name) == {term.name for term in evaluation.report.terms}
+
+
+def test_cafas_file_has_the_mean_over_seeds_of_calibrated_scores(folder: Path) -> None:
+    rows = pq.read_table(folder / "predictions.parquet").to_pandas().astype({"id": str, "term": str})
+    mean = rows[rows.split == "test"].groupby(["id", "term"]).calibrated.mean()
+    lines = (folder / "predictions.cafa.tsv").read_text().splitlines()
+    told = {tuple(line.split("\t")[:2]): float(line.split("\t")[2]) for line in lines if line.startswith("P1")}
+    assert lines[-1] == "END"
+    assert told.keys() == {pair for pair, score in mean.items() if score >= 0.01}
+    for pair, score in told.items():
+        assert score == pytest.approx(mean[pair], abs=0.0051)
+
+
+def test_ids_that_cafas_format_cannot_hold_are_left_out_of_it_and_named(
+    tmp_path: Path, config: FunctionConfig, evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = replace(evaluation.task.test, ids=("two words", *evaluation.task.test.ids[1:]))
+    write_folder(tmp_path / "r", replace(evaluation, task=replace(evaluation.task, test=test)), config)
+    assert "predictions.cafa.tsv is without 'two words'" in capsys.readouterr().err
+    assert "two words" not in (tmp_path / "r" / "predictions.cafa.tsv").read_text()
+
+
+def test_terms_that_cafas_format_cannot_hold_leave_only_that_file_out(
+    tmp_path: Path, config: FunctionConfig, evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terms = ("term 1", *evaluation.task.terms[1:])
+    write_folder(tmp_path / "r", replace(evaluation, task=replace(evaluation.task, terms=terms)), config)
+    assert "predictions.cafa.tsv is not written: term 'term 1'" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "r").iterdir()} == set(FILES) - {"predictions.cafa.tsv"}
 
 
 def test_a_report_is_replaced_only_when_asked(folder: Path) -> None:
