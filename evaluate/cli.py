@@ -18,6 +18,7 @@ from amma.evaluate.config import (
     Unlabelled,
 )
 from amma.evaluate.predict_command import predict
+from amma.evaluate.tsne_command import tsne
 from amma.featurize.store.location import parse_location
 from amma.manifests.console import AsJson, Debug, DryRun, new_app, print_json, run_app, say
 
@@ -248,6 +249,7 @@ def function(
 
 app.command()(predict)
 app.command()(alignment)
+app.command()(tsne)
 
 
 def main() -> None:
