@@ -61,6 +61,12 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def command() -> Callable[[Path, str], Ended]:
+    """Runs a command line in a folder; for fixtures of a module."""
+    return call
+
+
 @pytest.fixture
 def amma(worked: Path, capsys: pytest.CaptureFixture[str]) -> Amma:
     """Runs a command line in the folder `worked`."""
