@@ -1,0 +1,1 @@
+"""Two reports of the same task and test proteins, side by side."""
