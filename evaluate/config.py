@@ -77,6 +77,18 @@ class Readout(StrEnum):
     GLOBAL = "global"
 
 
+class SearchTool(StrEnum):
+    """What finds the training sequences that are like a protein's.
+
+    `auto` takes MMseqs2 if it is installed, else DIAMOND if that is, else `kmers`: our own search, by shared 3-mers.
+    """
+
+    AUTO = "auto"
+    MMSEQS = "mmseqs"
+    DIAMOND = "diamond"
+    KMERS = "kmers"
+
+
 class Unlabelled(StrEnum):
     """What becomes of a protein that is in the label table without a term of the task: a row of negatives, or nothing.
 
@@ -212,6 +224,8 @@ class FunctionConfig(Settings):
     beside it, are read in any case."""
     include: tuple[str, ...] = ()
     """Folders of finished analyses whose sections the report shows."""
+    search: SearchTool = SearchTool.AUTO
+    """What finds the nearest training sequences, and the nearest of those that pretraining saw."""
     device: str = "cpu"
     preset: str | None = None
     """Whose sequence encoder protocol `paper` tunes, as when the store was made; None: `tiny` for a store of random

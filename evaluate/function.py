@@ -1,7 +1,4 @@
-"""Function prediction from end to end: read a task, tune and score every row of the table, write the report.
-
-Shapes: N proteins of the test split, K terms.
-"""
+"""Function prediction from end to end: read a task, tune and score every row of the table, write the report."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,13 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float32
 
 from amma.evaluate.config import FunctionConfig
 from amma.evaluate.controls.baselines import label_frequency
-from amma.evaluate.controls.kmers import nearest_neighbour_scores
 from amma.evaluate.controls.leakage import find_leakage
 from amma.evaluate.controls.nearest import nearest_training
 from amma.evaluate.report.assembly import Rows, assemble
@@ -28,8 +22,6 @@ from amma.evaluate.tasks.task import Task
 from amma.evaluate.tuned_rows import tune_rows
 from amma.evaluate.tuning.finetune import Fit
 from amma.evaluate.tuning.protocol import Outcome, SeedRun
-from amma.featurize.store.reader import FeatureStore
-from amma.manifests.console import progress
 from amma.train.run.arithmetic import arithmetic
 
 
@@ -76,7 +68,9 @@ def _evaluate(
         trained=Scored.tuned("trained", outcomes["trained"], task=task),
         untrained=Scored.tuned("untrained", outcomes["untrained"], task=task),
         pooled_inputs=Scored.tuned("pooled inputs", outcomes["pooled inputs"], task=task),
-        nearest_sequence=Scored.untuned("nearest training sequence", *_nearest(task, store), task=task),
+        nearest_sequence=Scored.untuned(
+            "nearest training sequence", nearest.valid_VK, nearest.test_NK, task=task, meaning=nearest.meaning
+        ),
         label_frequency=Scored.untuned(
             "label frequency", *(label_frequency(task, split) for split in (task.valid, task.test)), task=task
         ),
@@ -92,13 +86,3 @@ def prediction_blocks(evaluation: Evaluation) -> Iterator[PredictionBlock]:
             score_NK = run.test_NK if name == "test" else run.valid_VK
             split = evaluation.task.split(name)
             yield PredictionBlock(name, run.trial.seed, split, score_NK, calibrated(score_NK, calibration.fitted))
-
-
-def _nearest(task: Task, store: FeatureStore) -> list[Float32[np.ndarray, "_ K"]]:
-    """Scores of the validation and of the test proteins."""
-    sequences = store.sequences()
-    train = sequences.take(task.train.rows.tolist())
-    asked = sequences.take([*task.valid.rows.tolist(), *task.test.rows.tolist()])
-    with progress("nearest sequences", len(asked), unit="proteins") as advance:
-        scores = nearest_neighbour_scores(train, task.train.target_NK, asked, advance)
-    return np.split(scores, [len(task.valid.rows)])

@@ -34,7 +34,7 @@ class Subject:
     clusters: Clusters
     """Of the test proteins, in their order."""
     search: Search
-    """How relatives of the test proteins are found among what pretraining saw."""
+    """How relatives of a protein are found, in the training split and among what pretraining saw."""
     names: TermNames
     ontology: Ontology | None
     """What CAFA's figures are computed on: as given, or made of the task's EC numbers; None if there is neither."""
@@ -92,7 +92,7 @@ def open_subject(config: FunctionConfig) -> Subject:
         store=store,
         task=task,
         clusters=_clusters(config, store, task),
-        search=Search.installed(),
+        search=Search.by(config.search),
         names=names,
         ontology=ontology,
         absent={

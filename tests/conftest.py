@@ -51,6 +51,17 @@ def installed_mmseqs() -> Iterator[Any]:
         yield found
 
 
+@pytest.fixture(scope="session", autouse=True)
+def installed_diamond() -> Iterator[Any]:
+    """DIAMOND, likewise."""
+    from amma.train.data import diamond
+
+    found = diamond.find_diamond()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diamond, "PROGRAM", "diamond-hidden-from-tests")
+        yield found
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The endpoint of an S3 server of this process."""

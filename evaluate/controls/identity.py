@@ -2,8 +2,8 @@
 
 The identity of two sequences is the number of equal residues in their local alignment over the length of the shorter
 one (as CD-HIT has it): 1 for a sequence and a part of it, about 0.1 for unrelated ones. Equal sequences are found by
-themselves; others by MMseqs2 where it is installed, else among those that share most 3-mers, which finds relatives
-from about 40 % identity up and few below.
+themselves; others by MMseqs2 or DIAMOND where one is installed, else among those that share most 3-mers, which finds
+relatives from about 40 % identity up and few below.
 
 Legend: N queries, M targets.
 """
@@ -16,13 +16,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from amma.evaluate.config import SearchTool
 from amma.evaluate.controls.kmers import KmerIndex
-from amma.train.data.mmseqs import Hits, Mmseqs, find_mmseqs
+from amma.manifests.errors import InputError
+from amma.train.data.diamond import Diamond, find_diamond
+from amma.train.data.mmseqs import Mmseqs, find_mmseqs
+from amma.train.data.search_program import Hits, SearchProgram
 
 CANDIDATES = 8
-"""Without MMseqs2, so many targets are aligned with each query: those that share most 3-mers."""
+"""Without a program, so many targets are aligned with each query: those that share most 3-mers."""
 LONGEST = 2000
-"""Without MMseqs2, only so many residues of a sequence are aligned: time and memory grow with their square."""
+"""Without a program, only so many residues of a sequence are aligned: time and memory grow with their square."""
 GAP = (-11, -1)
 UNKNOWN = "X"
 STANDARD = str.maketrans({"U": "C", "O": "K"})
@@ -33,18 +37,39 @@ STANDARD = str.maketrans({"U": "C", "O": "K"})
 class Search:
     """A way to find the pairs of queries and targets that are alike; `method` says in a few words which."""
 
-    program: Mmseqs | None
+    program: SearchProgram | None
 
     @staticmethod
     def installed() -> "Search":
-        """By MMseqs2 if it is installed; raises `InputError` if it is there and does not work."""
-        return Search(find_mmseqs())
+        """By MMseqs2 if it is installed, else by DIAMOND if that is; raises `InputError` if one does not work."""
+        return Search(find_mmseqs() or find_diamond())
+
+    @staticmethod
+    def by(tool: SearchTool) -> "Search":
+        """As asked for; raises `InputError` (`E_MMSEQS`, `E_DIAMOND`) if that program is not there or does not work."""
+        if tool is SearchTool.AUTO:
+            return Search.installed()
+        if tool is SearchTool.KMERS:
+            return Search(None)
+        found: SearchProgram | None
+        kind: type[SearchProgram]
+        if tool is SearchTool.MMSEQS:
+            found, kind, install = find_mmseqs(), Mmseqs, "bioconda's mmseqs2, or apt-get install mmseqs2"
+        else:
+            found, kind, install = find_diamond(), Diamond, "bioconda's diamond, or apt-get install diamond-aligner"
+        if found is None:
+            raise InputError(
+                f"--search {tool}: {kind.name} is not on the PATH. Install it ({install}), or give --search auto to "
+                "take what is there.",
+                code=kind.code,
+            )
+        return Search(found)
 
     @property
     def method(self) -> str:
         """In a few words."""
         if self.program is not None:
-            return f"MMseqs2 {self.program.version}"
+            return self.program.method
         return f"local alignments with the {CANDIDATES} sequences that share most 3-mers"
 
     def pairs(
@@ -57,7 +82,7 @@ class Search:
     ) -> Hits:
         """Pairs that are alike, with their identity; nearest ones surely, distant ones as far as the method finds them.
 
-        Raises `InputError` (`E_MMSEQS`) if MMseqs2 fails.
+        Raises `InputError` (`E_MMSEQS`, `E_DIAMOND`) if the program fails.
         """
         equal = _equal(queries, targets)
         if self.program is None:

@@ -15,7 +15,7 @@ from amma.evaluate.tasks.task import Split
 from amma.featurize.store.ids import StoredColumn
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.console import progress
-from amma.train.data.mmseqs import Hits
+from amma.train.data.search_program import Hits
 from amma.train.data.seen import NOT_RECORDED, WITH, WITHOUT, Seen
 from amma.train.data.sequence_hash import sequence_hashes
 

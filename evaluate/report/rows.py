@@ -28,7 +28,7 @@ MEANINGS: dict[RowName, str] = {
     "trained": "the given checkpoint, then tuned on the task",
     "untrained": "the same architecture with fresh weights for each seed, the same tuning",
     "pooled inputs": "the encoders' features averaged over residues, without fusion; the same head on top",
-    "nearest training sequence": "how similar the most similar training sequence with the term is (shared 3-mers)",
+    "nearest training sequence": "how similar the most similar training sequence with the term is",
     "label frequency": "how often each term occurs in training, as the score of every protein",
 }
 
@@ -56,7 +56,7 @@ class Scorer:
         fmax_interval, aupr_interval = self._intervals(scored.test)
         return Row(
             name=scored.name,
-            meaning=MEANINGS[scored.name],
+            meaning=scored.meaning or MEANINGS[scored.name],
             fmax=Summary.of([run.fmax for run in runs]),
             fmax_interval=fmax_interval,
             aupr=Summary.of([run.aupr for run in runs]),

@@ -27,6 +27,8 @@ class Scored:
     terms: tuple[TermFigures, ...]
     runs: tuple[SeedRun, ...] = ()
     trials: tuple[Trial, ...] = ()
+    meaning: str | None = None
+    """What the row is, where its name does not say all of it."""
 
     @staticmethod
     def tuned(name: RowName, outcome: Outcome, *, task: Task) -> "Scored":
@@ -37,10 +39,16 @@ class Scored:
 
     @staticmethod
     def untuned(
-        name: RowName, valid_VK: Float32[np.ndarray, "V K"], test_NK: Float32[np.ndarray, "N K"], *, task: Task
+        name: RowName,
+        valid_VK: Float32[np.ndarray, "V K"],
+        test_NK: Float32[np.ndarray, "N K"],
+        *,
+        task: Task,
+        meaning: str | None = None,
     ) -> "Scored":
         """The scores of a control that has no seeds."""
-        return Scored(name, (valid_VK,), (test_NK,), (term_figures(test_NK, task.test.target_NK),))
+        terms = (term_figures(test_NK, task.test.target_NK),)
+        return Scored(name, (valid_VK,), (test_NK,), terms, meaning=meaning)
 
     @property
     def mean_test_NK(self) -> Float32[np.ndarray, "N K"]:

@@ -5,7 +5,8 @@ import pytest
 
 from amma.evaluate.controls.identity import CANDIDATES, Search, identity_of
 from amma.manifests.errors import InputError
-from amma.train.data.mmseqs import Hits, Mmseqs
+from amma.train.data.mmseqs import Mmseqs
+from amma.train.data.search_program import Hits
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
