@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from amma.evaluate.alignment_command import alignment
+from amma.evaluate.compare_command import compare
 from amma.evaluate.config import (
     FunctionConfig,
     Optimizer,
@@ -139,6 +140,12 @@ def function(
     cafa_tau_step: Annotated[
         float | None, typer.Option(help="Step of the thresholds of CAFA's figures. [default: 0.01]")
     ] = None,
+    identity_cutoffs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="DeepFRI's list of test proteins per identity cut-off; else we search the training split."
+        ),
+    ] = None,
     quarantine: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="quarantine.jsonl of a manifest: why proteins are not there. Repeatable."),
@@ -207,6 +214,7 @@ def function(
             "clusters": str(clusters) if clusters else None,
             "ontology": str(ontology) if ontology else None,
             "term_names": str(term_names) if term_names else None,
+            "identity_cutoffs": str(identity_cutoffs) if identity_cutoffs else None,
             "quarantines": tuple(map(str, quarantine or ())),
             "include": tuple(map(str, include or ())),
             **({} if cafa_tau_step is None else {"cafa_tau_step": cafa_tau_step}),
@@ -247,6 +255,7 @@ def function(
         print(f"report: {page}")
 
 
+app.command()(compare)
 app.command()(predict)
 app.command()(alignment)
 app.command()(tsne)
