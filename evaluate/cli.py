@@ -143,7 +143,7 @@ def function(
     identity_cutoffs: Annotated[
         Path | None,
         typer.Option(
-            metavar="CSV", help="DeepFRI's list of test proteins per identity cut-off; else we search the training split."
+            metavar="CSV", help="DeepFRI's list of test proteins per identity cut-off; else training is searched."
         ),
     ] = None,
     quarantine: Annotated[

@@ -219,6 +219,9 @@ class FunctionConfig(Settings):
     """Table of two columns, term and name, that goes before any other source of names."""
     cafa_tau_step: Annotated[float, Field(gt=0, lt=1)] = CAFA_TAU_STEP
     """Thresholds that CAFA's figures look at: so far apart."""
+    identity_cutoffs: str | None = None
+    """DeepFRI's published list of the test proteins that are left at each identity to training; without it, figures per
+    cut-off go by the nearest protein of the training split at hand."""
     quarantines: tuple[str, ...] = ()
     """`quarantine.jsonl` files of manifests, which say why proteins are not in the store; the store's own, and the one
     beside it, are read in any case."""

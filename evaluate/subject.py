@@ -1,5 +1,6 @@
 """What is evaluated, opened and checked before anything is computed."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from amma.evaluate.tuning.sequence_features import SequenceEncoder, open_sequenc
 from amma.featurize.store.fingerprint import differences
 from amma.featurize.store.location import parse_location
 from amma.featurize.store.reader import FeatureStore
+from amma.manifests.deepfri import read_identity_cutoffs
 from amma.manifests.errors import FingerprintError, InputError
 from amma.manifests.labels import SPLITS
 from amma.train.data.validation_split import Clusters, read_clusters
@@ -38,6 +40,8 @@ class Subject:
     names: TermNames
     ontology: Ontology | None
     """What CAFA's figures are computed on: as given, or made of the task's EC numbers; None if there is neither."""
+    listed: Mapping[float, frozenset[str]] | None
+    """The test proteins left at each identity to training, where a list says so."""
     absent: Mapping[str, tuple[Absent, ...]]
     """For each split its labelled proteins without features, and why."""
     included: tuple[Included, ...]
@@ -95,6 +99,7 @@ def open_subject(config: FunctionConfig) -> Subject:
         search=Search.by(config.search),
         names=names,
         ontology=ontology,
+        listed=_listed(config, task),
         absent={
             name: absent(store, task.split(name).missing, quarantines=[Path(path) for path in config.quarantines])
             for name in SPLITS
@@ -108,6 +113,27 @@ def _sequence_encoder(config: FunctionConfig, store: FeatureStore, task: Task) -
     if config.finetune.protocol is not Protocol.PAPER:
         return None
     return open_sequence_encoder(config, store, np.concatenate([task.split(name).rows for name in SPLITS]))
+
+
+def _listed(config: FunctionConfig, task: Task) -> dict[float, frozenset[str]] | None:
+    """Cut-offs as fractions; raises `InputError` for a list of other proteins, or with columns other than `<30%`."""
+    if config.identity_cutoffs is None:
+        return None
+    left = read_identity_cutoffs(Path(config.identity_cutoffs))
+    fractions: dict[float, frozenset[str]] = {}
+    for column, ids in left.items():
+        if (found := re.fullmatch(r"<\s*([0-9]{1,3})\s*%", column)) is None:
+            raise InputError(
+                f"{config.identity_cutoffs}: column {column!r} is no cut-off; expected such as '<30%'.",
+                code="E_COLUMNS",
+            )
+        fractions[int(found[1]) / 100] = ids
+    if not any(ids.intersection(task.test.ids) for ids in left.values()):
+        raise InputError(
+            f"{config.identity_cutoffs}: none of the {len(task.test.ids)} test proteins is in it. Give the list "
+            "that was published with these splits."
+        )
+    return dict(sorted(fractions.items()))
 
 
 def _ontology(config: FunctionConfig, task: Task) -> Ontology | None:

@@ -60,7 +60,11 @@ def assemble(
     task = subject.task
     target_NK = task.test.target_NK
     length_N = [len(sequence) for sequence in subject.store.sequences().take(task.test.rows.tolist())]
-    by_identity = Slices.by_identity(nearest.identity_N, target_NK)
+    if subject.listed is None:
+        by_identity, method = Slices.by_identity(nearest.identity_N, target_NK), nearest.method
+    else:
+        by_identity = Slices.listed(subject.listed, task.test.ids, target_NK)
+        method = f"the list {Path(config.identity_cutoffs or '').name}"
     by_length = Slices.by_length(np.array(length_N, dtype=np.int64), target_NK)
     hierarchy = None if subject.ontology is None else Hierarchy(task, subject.ontology, config.cafa_tau_step)
     intervals, weight_BN = _resamples(config, subject)
@@ -81,7 +85,10 @@ def assemble(
         paired=paired,
         cafa=hierarchy.facts() if hierarchy else None,
         identity=IdentitySlices(
-            method=nearest.method, slices=by_identity.facts, nearest=tuple(_nearest(subject, nearest))
+            method=method,
+            slices=by_identity.facts,
+            nearest_method=nearest.method,
+            nearest=tuple(_nearest(subject, nearest)),
         ),
         lengths=by_length.facts,
         terms=term_records(
@@ -146,6 +153,7 @@ def _inputs(config: FunctionConfig, subject: Subject) -> Inputs:
             name: sha256_of_file(path)
             for name, path in split_paths(Path(config.splits), prefix=config.split_prefix).items()
         },
+        identity_cutoffs_sha256=sha256_of_file(Path(config.identity_cutoffs)) if config.identity_cutoffs else None,
         term_names_sha256=sha256_of_file(Path(config.term_names)) if config.term_names else None,
         random_encoders=subject.store.random_weights or subject.trained.random_weights,
     )

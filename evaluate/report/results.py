@@ -187,6 +187,7 @@ class Inputs(Settings):
     labels_sha256: str
     splits_sha256: dict[str, str]
     term_names_sha256: str | None = None
+    identity_cutoffs_sha256: str | None = None
     random_encoders: bool
 
 

@@ -34,10 +34,12 @@ class NearestTraining(Settings):
 class IdentitySlices(Settings):
     """Test proteins less than so near to the training split; a slice holds those of the slices before it.
 
-    Identity is the number of equal residues in an alignment over the shorter length; `method` says how alignments were
-    found. A protein for which none was found counts as 0. `nearest` has all test proteins, sorted by id.
+    Identity is the number of equal residues in an alignment over the shorter length; `method` says how slices were made
+    (by a search, or DeepFRI's list, whose proteins may be others than a search finds) and `nearest_method` how the
+    nearest were found. A protein for which no alignment was found counts as 0. `nearest` has all test proteins.
     """
 
     method: str
     slices: tuple[Slice, ...]
+    nearest_method: str
     nearest: tuple[NearestTraining, ...]

@@ -3,7 +3,7 @@
 Shapes: N test proteins, K terms, S slices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,6 +32,14 @@ class Slices:
         return _slices(identity_N, [(None, cutoff) for cutoff in CUTOFFS], target_NK)
 
     @staticmethod
+    def listed(
+        left: Mapping[float, frozenset[str]], ids: Sequence[str], target_NK: Bool[np.ndarray, "N K"]
+    ) -> "Slices":
+        """Those that a list has at each cut-off; proteins that it does not name are in none."""
+        kept_SN = np.array([[identifier in names for identifier in ids] for names in left.values()])
+        return _told([(None, cutoff) for cutoff in left], kept_SN, target_NK)
+
+    @staticmethod
     def by_length(length_N: Int64[np.ndarray, " N"], target_NK: Bool[np.ndarray, "N K"]) -> "Slices":
         """Those that hold each protein once; the ends that no protein is in are left out."""
         bounds = list(pairwise([None, *LENGTHS, None]))
@@ -53,14 +61,29 @@ def _slices(
     bounds: Sequence[tuple[float | None, float | None]],
     target_NK: Bool[np.ndarray, "N K"],
 ) -> Slices:
+    kept = [
+        (value_N >= (-np.inf if low is None else low)) & (value_N < (np.inf if high is None else high))
+        for low, high in bounds
+    ]
+    return _told(bounds, np.array(kept), target_NK)
+
+
+def _told(
+    bounds: Sequence[tuple[float | None, float | None]],
+    kept_SN: Bool[np.ndarray, "S N"],
+    target_NK: Bool[np.ndarray, "N K"],
+) -> Slices:
     unlabelled_N = ~target_NK.any(axis=1)
-    facts, kept = [], []
-    for low, high in bounds:
-        kept_N = (value_N >= (-np.inf if low is None else low)) & (value_N < (np.inf if high is None else high))
-        num_unlabelled = int((kept_N & unlabelled_N).sum())
-        facts.append(Slice(at_least=low, below=high, num_proteins=int(kept_N.sum()), num_unlabelled=num_unlabelled))
-        kept.append(kept_N)
-    return Slices(tuple(facts), np.array(kept), target_NK)
+    facts = tuple(
+        Slice(
+            at_least=low,
+            below=high,
+            num_proteins=int(kept_N.sum()),
+            num_unlabelled=int((kept_N & unlabelled_N).sum()),
+        )
+        for (low, high), kept_N in zip(bounds, kept_SN, strict=True)
+    )
+    return Slices(facts, kept_SN, target_NK)
 
 
 def _summary(values: Sequence[float | None]) -> Summary | None:

@@ -303,6 +303,7 @@ def make_report() -> Callable[..., Report]:
             identity=IdentitySlices(
                 method=task,
                 slices=make_slices(SLICES),
+                nearest_method=task,
                 nearest=tuple(
                     NearestTraining(id=name, identity=0.4 if place else 0.0, training=name if place else None)
                     for place, name in enumerate(names)

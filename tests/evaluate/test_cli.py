@@ -251,6 +251,30 @@ def test_finished_analyses_are_shown_along_and_those_of_another_model_are_marked
     assert [each["same_checkpoint"] for each in plan["included"]] == [True, False]
 
 
+def test_a_published_list_decides_who_is_below_a_cut_off(planted, tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("PDB-chain,<30%,<95%\nP128,1,1\nP129,0,1\nP130,0,0\n")
+    options = (*QUICK, "--protocol=probe", f"--identity-cutoffs={tmp_path / 'test.csv'}")
+    result = call(planted, tmp_path / "report", *options)
+    assert result.exit_code == 0, result.output
+    report = Report.model_validate_json((tmp_path / "report" / "report.json").read_text())
+    assert [(each.below, each.num_proteins) for each in report.identity.slices] == [(0.3, 1), (0.95, 2)]
+    assert report.identity.method == "the list test.csv"
+    assert "local alignments" in report.identity.nearest_method
+    assert len(report.identity.nearest) == report.task.test.num_proteins
+    assert all(len(row.by_identity) == 2 for row in report.rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("PDB-chain,<30%\nQ1,1\n", "none of the 31 test proteins is in it"), ("PDB-chain,all\nP128,1\n", "no cut-off")],
+)
+def test_a_list_of_other_proteins_or_cut_offs_is_refused(planted, tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "test.csv").write_text(text)
+    result = call(planted, tmp_path / "report", f"--identity-cutoffs={tmp_path / 'test.csv'}")
+    assert isinstance(result.exception, InputError)
+    assert reason in str(result.exception)
+
+
 def test_a_quarantine_says_why_a_protein_is_not_there(planted, tmp_path: Path) -> None:
     line = Rejection("absent", "a.pdb", 1, "E_COORD", "a Cα without coordinates", "repair it")
     write_quarantine(tmp_path / "q.jsonl", [line])

@@ -29,6 +29,16 @@ def test_a_slice_by_identity_holds_all_that_are_below_its_cut_off() -> None:
         assert figures.aupr.mean == pytest.approx(np.mean([aupr(s[kept], target_NK[kept]) for s in (one, other)]))
 
 
+def test_a_list_says_who_is_in_a_slice_and_whom_it_does_not_name_is_in_none() -> None:
+    score_NK, _, target_NK = some(4)
+    target_NK[0] = True
+    slices = Slices.listed({0.3: frozenset("a"), 0.95: frozenset("acx")}, tuple("abcd"), target_NK)
+    assert [(each.below, each.num_proteins) for each in slices.facts] == [(0.3, 1), (0.95, 2)]
+    figures = slices.figures([score_NK])[1].fmax
+    assert figures is not None
+    assert figures.mean == fmax(score_NK[[0, 2]], target_NK[[0, 2]]).value
+
+
 def test_slices_by_length_hold_every_protein_once_and_leave_empty_ends_out() -> None:
     score_NK, _, target_NK = some(6)
     length_N = np.array([100, 199, 200, 450, 599, 101])
