@@ -10,6 +10,8 @@ from amma.evaluate.report.included import Included
 from amma.evaluate.report.results import IntervalFacts, Leakage, Paired, Report
 from amma.evaluate.report.task_facts import task_facts
 from amma.evaluate.subject import Subject
+from amma.evaluate.tasks.ontology import printable
+from amma.evaluate.tuning.schedule import Schedule, schedule, schedule_lines
 from amma.manifests.labels import SPLITS
 
 SHOWN = 5
@@ -24,6 +26,7 @@ def plan_facts(config: FunctionConfig, subject: Subject) -> dict[str, Any]:
         "config": config.finetune.model_dump(mode="json"),
         "tunings": _num_tunings(config.finetune),
         "tunings_of_a_head_alone": _num_tunings(config.finetune.head_alone),
+        "schedule": _schedule(config, subject).as_plain(),
         "relatives_found_by": subject.search.method,
         "included": [each.model_dump(mode="json", exclude={"sections"}) for each in subject.included],
         "random_encoders": subject.store.random_weights,
@@ -33,6 +36,11 @@ def plan_facts(config: FunctionConfig, subject: Subject) -> dict[str, Any]:
 def _num_tunings(finetune: FinetuneConfig) -> int:
     """Of one kind of model: every pair of learning rates with the first seed, the chosen one with the others."""
     return len(finetune.grid) + finetune.num_seeds - 1
+
+
+def _schedule(config: FunctionConfig, subject: Subject) -> Schedule:
+    encoder = 0 if subject.sequence is None else subject.sequence.num_parameters
+    return schedule(config.finetune, subject.task, subject.trained.model, encoder_parameters=encoder)
 
 
 def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
@@ -54,6 +62,7 @@ def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
         f"of at most {finetune.max_epochs} epochs for the trained and for the untrained model, "
         f"{_num_tunings(finetune.head_alone)} of a head alone for the pooled inputs"
     )
+    lines += schedule_lines(finetune, _schedule(config, subject))
     lines += _ontology_lines(config, subject)
     lines += [_included_line(each) for each in subject.included]
     lines.append(f"what pretraining saw of the test proteins: by hash, and by identity ({subject.search.method})")
@@ -84,12 +93,12 @@ def _unmatched_lines(unmatched: Sequence[str], names: Mapping[str, str]) -> list
 
 
 def _term(term: str, name: str | None) -> str:
-    return f"{term} ({name})" if name else term
+    return printable(f"{term} ({name})" if name else term)
 
 
 def _included_line(included: Included) -> str:
     other = "" if included.same_checkpoint else f" of ANOTHER checkpoint (sha256 {included.checkpoint_sha256[:12]})"
-    return f"shown along: {included.analysis}{other}"
+    return printable(f"shown along: {included.analysis}{other}")
 
 
 def _tuned(finetune: FinetuneConfig) -> str:

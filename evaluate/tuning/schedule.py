@@ -1,7 +1,8 @@
 """What a protocol will tune, and how much work that is, before anything is computed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from amma.evaluate.config import FinetuneConfig, Optimizer, Protocol, Tune
 from amma.evaluate.tasks.task import Task
@@ -30,6 +31,10 @@ class Schedule:
     def num_parameters(self) -> int:
         """All that are tuned, but for the head."""
         return sum(self.parameters.values())
+
+    def as_plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "steps": self.steps}
 
 
 def schedule(config: FinetuneConfig, task: Task, model: FusionModel, *, encoder_parameters: int = 0) -> Schedule:
