@@ -17,6 +17,7 @@ from amma.evaluate.config import (
     TaskName,
     Tune,
     Unlabelled,
+    Visible,
 )
 from amma.evaluate.predict_command import predict
 from amma.evaluate.tsne_command import tsne
@@ -61,6 +62,16 @@ def function(
         ),
     ] = None,
     readout: Annotated[Readout, typer.Option(help="How residues become one vector.")] = Readout.MEAN,
+    visible: Annotated[
+        Visible,
+        typer.Option(
+            help="What the model sees of a protein: everything, or what masks of its pretraining show, one after the "
+            "other; the vector is the mean over them."
+        ),
+    ] = Visible.ALL,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="With visible draws: so many masks a protein. [default: 4]")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Tunings to average over.")] = 3,
     epochs: Annotated[
         int | None,
@@ -177,6 +188,7 @@ def function(
     """Predict EC numbers or GO terms: tune a checkpoint, compare with the same model untrained and label frequency."""
     # Only what was really given is passed on: what is not depends on protocol and task.
     given: dict[str, Any] = {
+        "draws": draws,
         "tune": tune,
         "max_epochs": epochs,
         "patience": patience,
@@ -187,7 +199,7 @@ def function(
         "lr_decay": lr_decay,
         "precision": precision,
     }
-    finetune = {"protocol": protocol, "readout": readout, "num_seeds": seeds}
+    finetune = {"protocol": protocol, "readout": readout, "visible": visible, "num_seeds": seeds}
     # Nothing and an empty tuple are not given; 0 is, and is refused.
     finetune |= {name: value for name, value in given.items() if value is not None and value != ()}
 
@@ -238,9 +250,6 @@ def function(
         return
     for line in plan_lines(config, subject):
         say(line)
-    if predictor and protocol is Protocol.PAPER:
-        say("no predictor is kept: amma-eval predict makes features with the encoders as they were, not as tuned")
-        predictor = False
     with PredictorWriter(report_dir / PREDICTOR, subject, config.finetune) as writer:
         keep = {"keep": writer.keep} if predictor else {}
         evaluation = evaluate_function(config, subject, threads=threads, report_dir=report_dir, anew=overwrite, **keep)

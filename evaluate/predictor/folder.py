@@ -2,7 +2,8 @@
 
     REPORT_DIR/predictor/predictor.json       everything but the weights, with the hashes of the other files and its own
                          model.safetensors    weights that all seeds share: those that were not tuned
-                         seed-0.safetensors   the tuned weights of a seed, and its head
+                         seed-0.safetensors   the tuned weights of a seed, and its head; of protocol paper its sequence
+                                              encoder too
 
 No decoder is in it: a prediction needs the representation only. Nothing in it depends on the time, the host or paths.
 """
@@ -19,7 +20,7 @@ from amma.evaluate.report.results import Inputs
 from amma.manifests.errors import CheckpointError
 from amma.manifests.files import sha256_of_file
 from amma.manifests.settings import Settings, sha256_of_json
-from amma.train.model.config import ModelConfig
+from amma.train.model.config import MaskConfig, ModelConfig
 from amma.train.model.pretrained import is_exported
 from amma.train.run.checkpoint import FOLDER as CHECKPOINTS
 from amma.train.run.checkpoint import STATE
@@ -56,7 +57,8 @@ class PredictorFacts(Settings):
     `names` are those of `terms`, "" where there is none. `encoders` is the fingerprint of the features that it was
     tuned on, `widths` are theirs. A prediction is the mean over `members` of their calibrated probabilities;
     `threshold` is where that has its largest F on validation (None: it has no true pair), which is `valid_fmax`.
-    `num_train_with_structure` of its `num_train` training proteins had one.
+    `num_train_with_structure` of its `num_train` training proteins had one. `mask` is what the masks of pretraining
+    were drawn by, if proteins are represented by what such masks show (`config.draws`).
     """
 
     format: Literal["amma-predictor"] = FORMAT
@@ -67,6 +69,7 @@ class PredictorFacts(Settings):
     config: FinetuneConfig
     model: ModelConfig
     widths: dict[str, int]
+    mask: MaskConfig | None = None
     encoders: dict[str, Any]
     inputs: Inputs
     members: tuple[Member, ...]

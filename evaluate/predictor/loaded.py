@@ -4,6 +4,7 @@ Shapes: B proteins, N proteins asked for, K terms.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from amma.evaluate.config import Readout
+from amma.evaluate.config import Protocol, Readout
 from amma.evaluate.predictor.folder import FACTS, SHARED, Member, find_predictor, read_predictor
-from amma.evaluate.predictor.saving import HEAD, MODEL, mean_probability, needed
+from amma.evaluate.predictor.saving import ENCODER, HEAD, MODEL, mean_probability, needed
+from amma.evaluate.predictor.tuned_sequence import TunedSequenceEncoders
 from amma.evaluate.tuning.finetune import probabilities
 from amma.evaluate.tuning.head import Head
 from amma.evaluate.tuning.readout import AttentionPooling, represent
+from amma.evaluate.tuning.tunable_esm import TunableEsm
+from amma.evaluate.tuning.visible import VisibleDraws
 from amma.featurize.store.fingerprint import differences
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import CheckpointError, FingerprintError
@@ -41,10 +45,14 @@ class Predictor:
         self.folder = find_predictor(path)
         self.facts = read_predictor(self.folder)
         self._device = torch.device(device)
+        self._is_paper = self.facts.config.protocol is Protocol.PAPER
         self._models: list[FusionModel] = []
+        self._encoders: list[TunableEsm] = []
         self._heads: list[Head] = []
         try:
             shared = load_file(self.folder / SHARED)
+            if self._is_paper:
+                self._sequence = TunedSequenceEncoders(self.facts.encoders["seq"], self.facts.config.precision)
             for member in self.facts.members:
                 self._add(member, shared)
         except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
@@ -59,19 +67,33 @@ class Predictor:
         """The calibrated probability of each term for proteins (numbers in the store) with any residue features."""
         scores = []
         readout, size = self.facts.config.readout, self.facts.config.batch_size
+        draws = self._draws(store)
         for start in range(0, len(proteins), size):
             rows = proteins[start : start + size]
+            inputs = self._sequence.inputs(store, rows) if self._is_paper else None
             per_seed = []
             vectors_BD: Tensor | None = None
             for place, (model, head) in enumerate(zip(self._models, self._heads, strict=True)):
                 # Where only heads were tuned, one pass through the model serves all of them.
                 if vectors_BD is None or head.pooling is not None or model is not self._models[place - 1]:
+                    renew = partial(inputs.renewed, esm=self._encoders[place]) if inputs is not None else None
                     vectors_BD = represent(
-                        model, store, rows, readout, device=self._device, pooling=head.pooling, frozen=True
+                        model,
+                        store,
+                        rows,
+                        readout,
+                        device=self._device,
+                        pooling=head.pooling,
+                        renew=renew,
+                        draws=draws,
                     )
                 per_seed.append(probabilities(head(vectors_BD).float().cpu()))
             scores.append(mean_probability([member.calibration for member in self.facts.members], per_seed))
         return np.concatenate(scores) if scores else np.zeros((0, len(self.facts.terms)))
+
+    def _draws(self, store: FeatureStore) -> VisibleDraws | None:
+        number, mask = self.facts.config.draws, self.facts.mask
+        return None if number is None or mask is None else VisibleDraws(store, number, mask)
 
     def check_features(self, fingerprint: Mapping[str, Any], *, source: str) -> None:
         """Raise `FingerprintError` naming each field in which features are not what the predictor was tuned on."""
@@ -89,6 +111,9 @@ class Predictor:
         weights = load_file(self.folder / member.file)
         tuned = {name.removeprefix(MODEL): value for name, value in weights.items() if name.startswith(MODEL)}
         model = self._models[0] if self._models and not tuned else self._model({**shared, **tuned})
+        if self._is_paper:
+            esm = {name.removeprefix(ENCODER): value for name, value in weights.items() if name.startswith(ENCODER)}
+            self._encoders.append(self._sequence.load(esm, self._device))
         config = self.facts.config
         width = model.config.width
         pooling = AttentionPooling(width) if config.readout is Readout.ATTENTION else None

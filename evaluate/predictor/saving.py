@@ -25,12 +25,14 @@ from amma.evaluate.report.results import Inputs
 from amma.evaluate.subject import Subject
 from amma.evaluate.tuning.finetune import Fit
 from amma.evaluate.tuning.protocol import SeedRun
+from amma.evaluate.tuning.together import Together
+from amma.evaluate.tuning.visible import mask_of
 from amma.manifests.errors import CheckpointError
 from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory, sha256_of_file, write_json_atomically
 from amma.manifests.table import Modality
 from amma.train.model.fusion import FusionModel
 
-MODEL, HEAD = "model.", "head."
+MODEL, HEAD, ENCODER = "model.", "head.", "esm."
 """What the names of a seed's tensors begin with."""
 
 
@@ -62,20 +64,23 @@ class PredictorWriter:
 
     def keep(self, fit: Fit) -> None:
         """Write the tuned weights and the head of a seed."""
-        if not isinstance(fit.model, FusionModel):
+        model = fit.model.fusion if isinstance(fit.model, Together) else fit.model
+        if not isinstance(model, FusionModel):
             raise TypeError("a predictor needs a model, not features that are given")
         with _unwritable_is_said(self._folder):
             if not self._fits:
                 shutil.rmtree(self._aside, ignore_errors=True)
                 self._aside.mkdir(parents=True)
-            state = {name: value for name, value in fit.model.state_dict().items() if name in needed(fit.model)}
+            state = {name: value for name, value in model.state_dict().items() if name in needed(model)}
             # Where the fusion encoder is frozen, all seeds have the same weights.
-            tuned = set() if fit.rates.fusion is None else _with_gradient(fit.model)
+            tuned = set() if fit.rates.fusion is None else _with_gradient(model)
             if not self._fits:
                 _save({name: value for name, value in state.items() if name not in tuned}, self._aside / SHARED)
             file = f"seed-{fit.seed}.safetensors"
             tensors = {MODEL + name: state[name] for name in sorted(tuned)}
             tensors |= {HEAD + name: value for name, value in fit.head.state_dict().items()}
+            if isinstance(fit.model, Together):
+                tensors |= {ENCODER + name: value for name, value in fit.model.esm.state_dict().items()}
             _save(tensors, self._aside / file)
             self._fits.append((fit.seed, file))
 
@@ -106,6 +111,7 @@ class PredictorWriter:
                 config=self._finetune,
                 model=trained.model.config,
                 widths={str(modality): width for modality, width in trained.model.widths.items()},
+                mask=None if self._finetune.draws is None else mask_of(trained),
                 encoders=store.fingerprint,
                 inputs=inputs,
                 members=members,
