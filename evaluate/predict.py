@@ -36,7 +36,15 @@ PROTEINS_AT_ONCE = 256
 
 
 def predict(
-    checkpoint: Path, asked: Asked, out: Path, *, top: int, at_least: float, device: str, overwrite: bool = False
+    checkpoint: Path,
+    asked: Asked,
+    out: Path,
+    *,
+    top: int,
+    at_least: float,
+    device: str,
+    cafa: bool = False,
+    overwrite: bool = False,
 ) -> PredictFacts:
     """Write predictions for `asked` to `out`, and give what is in its `predict.json`.
 
@@ -54,7 +62,9 @@ def predict(
         with (
             prepared(asked, predictor, out) as found,
             arithmetic(asked.threads, torch.device(device)),
-            PredictionWriter(out, facts.terms, facts.names, facts.threshold, top, at_least) as writer,
+            PredictionWriter(
+                out, facts.terms, facts.names, facts.threshold, top=top, at_least=at_least, cafa=cafa
+            ) as writer,
             progress("predicting", len(found.ids), unit="proteins") as advance,
         ):
             counts = _counts(found)

@@ -76,6 +76,9 @@ def predict(
     at_least: Annotated[
         float, typer.Option(min=0, max=1, metavar="PROBABILITY", help="No terms below this in the table.")
     ] = 0.0,
+    cafa: Annotated[
+        bool, typer.Option("--cafa", help="Write predictions.cafa.tsv too, in the format of CAFA's submissions.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the predictions in OUT.")] = False,
     dry_run: DryRun = False,
     strict: Strict = False,
@@ -113,7 +116,9 @@ def predict(
                 typer.echo(f"{key.replace('_', ' '):16}{shown}")
         say(f"dry run: nothing was computed; predictions would go to {out}")
         return
-    result = predict_terms(checkpoint, asked, out, top=top, at_least=at_least, device=device, overwrite=overwrite)
+    result = predict_terms(
+        checkpoint, asked, out, top=top, at_least=at_least, device=device, cafa=cafa, overwrite=overwrite
+    )
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:

@@ -2,6 +2,7 @@
 
     OUT/predictions.tsv       the best terms of each protein, ranked
         predictions.parquet   every term of every protein
+        predictions.cafa.tsv  where it is asked for: the same in the format of CAFA's submissions, from 0.01 on
         quarantine.jsonl      what could not be used, or only in part, and why
         predict.json          what was computed of what; written last
 
@@ -22,13 +23,16 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from amma.evaluate.config import Protocol, Readout
+from amma.evaluate.report.cafa_export import write_cafa
+from amma.manifests.console import say
 from amma.manifests.errors import UsageError
 from amma.manifests.files import TEMPORARY_SUFFIX, aside_of, fsync_directory, write_json_atomically
 from amma.manifests.quarantine import Rejection, write_quarantine
 from amma.manifests.settings import Settings
 
 TSV, PARQUET, QUARANTINE, FACTS = "predictions.tsv", "predictions.parquet", "quarantine.jsonl", "predict.json"
-FILES = (TSV, PARQUET, QUARANTINE, FACTS)
+CAFA = "predictions.cafa.tsv"
+FILES = (TSV, PARQUET, CAFA, QUARANTINE, FACTS)
 FORMAT: Literal["amma-predictions"] = "amma-predictions"
 FORMAT_VERSION = "1.0"
 Kind = Literal["store", "manifest", "structures", "sequences"]
@@ -119,15 +123,24 @@ class PredictionWriter:
     """Writes blocks of proteins as they come; the files appear, `predict.json` last, when `finish` is called.
 
     A context: what is not finished when it ends is removed. `top` terms of each protein, those of at least `at_least`,
-    go to the table for reading.
+    go to the table for reading. With `cafa` all probabilities are kept in memory until the end.
     """
 
     def __init__(
-        self, out: Path, terms: Sequence[str], names: Sequence[str], threshold: float | None, top: int, at_least: float
+        self,
+        out: Path,
+        terms: Sequence[str],
+        names: Sequence[str],
+        threshold: float | None,
+        *,
+        top: int,
+        at_least: float,
+        cafa: bool = False,
     ) -> None:
         self._out, self._terms, self._names = out, list(terms), list(names)
         self._threshold = np.inf if threshold is None else threshold
         self._top, self._at_least = top, at_least
+        self._cafa: tuple[list[str], list[np.ndarray]] | None = ([], []) if cafa else None
         self._stack = ExitStack()
 
     def __enter__(self) -> "PredictionWriter":
@@ -147,6 +160,9 @@ class PredictionWriter:
 
     def write(self, ids: Sequence[str], probability_BK: Float64[np.ndarray, "B K"]) -> None:
         """Add proteins."""
+        if self._cafa is not None:
+            self._cafa[0].extend(ids)
+            self._cafa[1].append(probability_BK.astype(np.float32))
         above_BK = probability_BK >= self._threshold
         # Equal probabilities stand in the order of the terms.
         order_BK = np.argsort(-probability_BK, axis=1, kind="stable")[:, : self._top]
@@ -174,6 +190,12 @@ class PredictionWriter:
             with aside.open("rb") as handle:
                 os.fsync(handle.fileno())
             aside.replace(self._out / name)
+        (self._out / CAFA).unlink(missing_ok=True)
+        if self._cafa is not None and self._cafa[0]:
+            ids, blocks = self._cafa
+            written = write_cafa(self._out / CAFA, ids, self._terms, np.concatenate(blocks))
+            for rejection in written.rejections:
+                say(f"{CAFA} is without {rejection.id!r}: {rejection.reason}")
         write_quarantine(self._out / QUARANTINE, rejections)
         fsync_directory(self._out)
         write_json_atomically(self._out / FACTS, facts.model_dump(mode="json"))

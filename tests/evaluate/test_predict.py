@@ -102,6 +102,19 @@ def test_unlikely_terms_can_be_left_out_of_the_table(planted, predictor: Path, t
     assert len(rows) == (table.probability >= 0.3).sum() > 0
 
 
+def test_the_same_may_be_had_in_cafas_format(planted, predictor: Path, tmp_path: Path) -> None:
+    assert run(predictor, planted.store, tmp_path / "out", "--cafa").exit_code == 0
+    table = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pandas()
+    lines = (tmp_path / "out" / "predictions.cafa.tsv").read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("AUTHOR\tAMMA", "END")
+    found = {tuple(line.split("\t")[:2]): float(line.split("\t")[2]) for line in lines[3:-1]}
+    expected = table[table.probability >= 0.01]
+    assert set(found) == set(zip(expected.id, expected.term, strict=True))
+    assert max(abs(found[row.id, row.term] - row.probability) for row in expected.itertuples()) <= 0.005 + 1e-6
+    assert run(predictor, planted.store, tmp_path / "out", "--overwrite").exit_code == 0
+    assert not (tmp_path / "out" / "predictions.cafa.tsv").exists()
+
+
 def test_what_was_computed_is_said_and_the_same_every_time(planted, predictor: Path, tmp_path: Path, tree) -> None:
     result = run(predictor, planted.store, tmp_path / "a", "--json")
     run(predictor, planted.store, tmp_path / "b")

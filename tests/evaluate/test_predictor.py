@@ -17,12 +17,14 @@ from amma.evaluate.report.results import Inputs
 from amma.evaluate.subject import Subject, open_subject
 from amma.evaluate.tuning.finetune import Bench
 from amma.evaluate.tuning.protocol import SeedRun, run_protocol
+from amma.evaluate.tuning.visible import visible_draws
 from amma.manifests.errors import CheckpointError, FingerprintError
 
 
 def tuned(config: FunctionConfig, report: Path) -> tuple[Subject, tuple[SeedRun, ...]]:
     subject = open_subject(config)
-    bench = Bench(subject.store, subject.task, config.finetune, torch.device("cpu"))
+    draws = visible_draws(config.finetune, subject.trained, subject.store)
+    bench = Bench(subject.store, subject.task, config.finetune, torch.device("cpu"), draws=draws)
     with PredictorWriter(report / "predictor", subject, config.finetune) as writer:
         runs = run_protocol(lambda seed: subject.trained.model, bench, keep=writer.keep).runs
         writer.finish(runs, INPUTS, {"1.1.1.1": "alcohol dehydrogenase"})
@@ -52,6 +54,7 @@ def report(planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         {"protocol": "probe", "num_seeds": 2},
         {"protocol": "probe", "readout": "attention"},
+        {"protocol": "probe", "visible": "draws", "draws": 2},
         {"protocol": "fusion", "num_seeds": 2},
         {"protocol": "fusion", "tune": "paper", "readout": "first"},
     ],
