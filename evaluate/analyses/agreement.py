@@ -27,7 +27,7 @@ NUM_SHUFFLES = 8
 COUNTER = -4
 """Random numbers here are `generator_for(seed, COUNTER, …)`: apart from all others."""
 Of = Literal["encoders' features", "untrained", "trained"]
-Given = Literal["nothing", "all modalities together", "each modality alone"]
+Given = Literal["nothing", "all modalities together", "each modality alone", "no modality sees another"]
 Outputs = Literal["features", "projections", "fused", "lifted", "Eq. 14"]
 
 
@@ -71,7 +71,8 @@ class PairFigures(Settings):
 class Agreement(Settings):
     """All figures of one kind of vectors.
 
-    `of` says whose they are, `given` what its encoder was given, `outputs` what they are means of. `separate_maps` is
+    `of` says whose they are, `given` what its encoder was given (no modality sees
+    another in a contrastive model, whatever it is given), `outputs` what they are means of. `separate_maps` is
     True if each modality has gone through a map of its own, so that directions cannot be compared. `num_seeds` models
     were averaged over.
     """

@@ -16,6 +16,7 @@ from amma.evaluate.analyses.alignment_figures import Drawn
 from amma.evaluate.analyses.alignment_page import lead_of, sections_of
 from amma.evaluate.analyses.alignment_results import (
     ALONE,
+    APART,
     TOGETHER,
     AlignmentConfig,
     AlignmentReport,
@@ -58,9 +59,8 @@ def kinds_of_vectors(subject: AnalysisSubject, held_out: HeldOut, *, untrained_s
         "untrained": [fresh(seed) for seed in range(untrained_seeds)],
         "trained": [model],
     }
-    makers: dict[Given, Callable[[FusionModel], View]] = {"nothing": projected, TOGETHER: together}
-    if model.per_token:
-        makers[ALONE] = alone
+    makers: dict[Given, Callable[[FusionModel], View]] = {"nothing": projected}
+    makers |= {TOGETHER: together, ALONE: alone} if model.per_token else {APART: together}
     views: dict[str, View] = {"raw": raw}
     for of, members in models.items():
         for seed, member in enumerate(members):
@@ -86,7 +86,7 @@ def drawn(kinds: Sequence[Kind]) -> list[Drawn]:
     """What relation matrices are drawn of: raw features, and the outputs of Table 1 (of the first untrained seed)."""
     outputs = {kind.outputs for kind in kinds}
     last = "lifted" if "lifted" in outputs else "fused" if "fused" in outputs else "Eq. 14"
-    shown = [kind for kind in kinds if kind.outputs == "features" or (kind.outputs, kind.given) == (last, TOGETHER)]
+    shown = [kind for kind in kinds if kind.outputs == "features" or (kind.outputs == last and kind.given != ALONE)]
     return [Drawn(kind.of, kind.seeds[0]) for kind in shown]
 
 

@@ -140,7 +140,7 @@ def heat(drawn: Sequence[Drawn]) -> Figure:
         layout=layout,
         height=60 + 230 * len(drawn),
         caption="Cosines between proteins: raw features, the untrained model (first seed) and the trained one, "
-        "all modalities given together.",
+        "in the outputs of Table 1.",
     )
 
 
@@ -195,7 +195,7 @@ def trusted(rows: Sequence[Agreement], *, chance: float) -> Figure:
             ],
             "margin": {"t": 84},
         },
-        caption=f"Left: debiased CKA. Right: recall@5; the dotted line is chance, {chance:.3f}. Hatched: all "
-        "modalities given together.",
+        caption=f"Left: debiased CKA. Right: recall@5; the dotted line is chance, {chance:.3f}."
+        + (" Hatched: all modalities given together." if any(row.given == TOGETHER for row in rows) else ""),
         height=460,
     )

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from amma.evaluate.analyses.agreement import NUM_SHUFFLES, Agreement, PairFigures, Shuffled
+from amma.evaluate.analyses.agreement import NUM_SHUFFLES, Agreement, Given, Of, Outputs, PairFigures, Shuffled
 from amma.evaluate.analyses.alignment_figures import Drawn, bars, heat, name_of, num_drawn, pairs_of, trusted
-from amma.evaluate.analyses.alignment_results import ALONE, TOGETHER, AlignmentReport, AlignmentResults
+from amma.evaluate.analyses.alignment_results import ALONE, APART, TOGETHER, AlignmentReport, AlignmentResults
 from amma.evaluate.analyses.relation import PAIRS, PRINTED, num_batches
 from amma.evaluate.analyses.subject import HeldOutFacts
 from amma.evaluate.report.estimates import Interval, Summary
@@ -16,12 +16,23 @@ FAMILY_COLUMN = {"asymmetric": "AMMA", "contrastive": "contrastive"}
 """Which of the paper's models a checkpoint of each family is; of the others Table 1 has none."""
 
 
+_MIXED = (
+    "Given together, tokens of all modalities attend to each other in the encoder, and vectors agree because they have "
+    "seen each other, also in a model with random weights. Each modality alone is the fair question, and a hard one "
+    "for a masked model, which seldom meets a modality alone."
+)
+_NEVER_MIXED = (
+    "In this model no modality sees another: what agreement there is comes from the encoders' features and from "
+    "training."
+)
+
+
 def lead_of(results: AlignmentResults) -> str:
     """What the figures say, in a few sentences."""
-    trained, untrained = (results.row(of, TOGETHER, results.outputs) for of in ("trained", "untrained"))
+    trained, untrained = (results.row(of, results.given, results.outputs) for of in ("trained", "untrained"))
     if trained is None or untrained is None:
         raise ValueError("an alignment has rows of the trained and of the untrained model")
-    given = ALONE if results.row("trained", ALONE, results.comparable) else TOGETHER
+    given = ALONE if results.row("trained", ALONE, results.comparable) else results.given
     ours, theirs = (results.row(of, given, results.comparable) for of in ("trained", "untrained"))
     found = " and ".join(f"{row.of} {_range(_recall_at_5(row))}" for row in (ours, theirs) if row is not None)
     chance = results.chance["5"]
@@ -86,7 +97,7 @@ def _table_one(results: AlignmentResults) -> Section:
     strong = []
     for row in _table_one_rows(results):
         trained = row.of == "trained" and row.given != "nothing"
-        if trained and row.given == TOGETHER:
+        if trained and row.given == results.given:
             strong.append(len(rows))
         printed = _printed(row, results.family)
         cells = [(_estimate(of.relation, of.relation_interval), printed.get(pair)) for pair, of in pairs_of(row)]
@@ -97,8 +108,8 @@ def _table_one(results: AlignmentResults) -> Section:
     batches = num_batches(_num_proteins(results), results.batch_size)
     note = (
         f"Mean over {batches:,} batches of {results.batch_size} proteins. Untrained: mean ± standard deviation over "
-        f"{_untrained_seeds(results)} seeds; shuffled pairs: over {NUM_SHUFFLES} random pairings. Intervals: 95 % over "
-        f"{results.num_resamples:,} resamples of batches. Paper: {', '.join(PRINTED)} of Table 1, arXiv 2405.06663."
+        f"{_untrained_seeds(results)} seeds; shuffled pairs: over {NUM_SHUFFLES} random pairings. "
+        f"{_intervals(results, 'batches')}Paper: {', '.join(PRINTED)} of Table 1, arXiv 2405.06663."
     )
     return Section(
         heading="Table 1 of the paper, beside its controls",
@@ -128,16 +139,17 @@ def _num_proteins(results: AlignmentResults) -> int:
 
 
 def _table_one_rows(results: AlignmentResults) -> Iterator[Agreement]:
-    for of, given, outputs in (
+    wanted: tuple[tuple[Of, Given, Outputs], ...] = (
         ("encoders' features", "nothing", "features"),
         ("untrained", "nothing", "projections"),
         ("trained", "nothing", "projections"),
-        ("untrained", TOGETHER, results.outputs),
-        ("trained", TOGETHER, results.outputs),
+        ("untrained", results.given, results.outputs),
+        ("trained", results.given, results.outputs),
         ("untrained", ALONE, results.outputs),
         ("trained", ALONE, results.outputs),
-    ):
-        row = results.row(of, given, outputs)  # type: ignore[arg-type]
+    )
+    for of, given, outputs in wanted:
+        row = results.row(of, given, outputs)
         if row is not None:
             yield row
 
@@ -150,7 +162,7 @@ def _is_shown(row: Agreement) -> bool:
 def _printed(row: Agreement, family: str) -> dict[str, float]:
     if row.of == "encoders' features" or (row.of, row.outputs) == ("untrained", "projections"):
         return PRINTED["initial"]
-    if row.of == "trained" and row.given == TOGETHER and family in FAMILY_COLUMN:
+    if row.of == "trained" and row.given in (TOGETHER, APART) and family in FAMILY_COLUMN:
         return PRINTED[FAMILY_COLUMN[family]]
     return {}
 
@@ -183,8 +195,7 @@ def _trusted(results: AlignmentResults) -> Section:
     note = (
         "Recall is the mean of both ways, by cosine after each modality's mean was subtracted; with shuffled pairs it "
         "is k/N on average. Raw features are not compared: each modality has axes of its own. "
-        f"Intervals: 95 % over {results.num_resamples:,} resamples of {results.num_clusters:,} clusters "
-        f"({results.clusters})."
+        + _intervals(results, f"{results.num_clusters:,} clusters ({results.clusters})")
     )
     return Section(
         heading="Figures that can tell models apart",
@@ -192,9 +203,7 @@ def _trusted(results: AlignmentResults) -> Section:
             "Debiased CKA is 0 for vectors that have nothing to do with each other, whatever their number and width, "
             "and 1 for vectors that are equal up to turn and scale. Recall@k says how often a protein's own vector in "
             "the other modality is among the k nearest of all proteins.",
-            "Given together, tokens of all modalities attend to each other in the encoder, and vectors agree because "
-            "they have seen each other, also in a model with random weights. Each modality alone is the fair question, "
-            "and a hard one for a masked model, which seldom meets a modality alone.",
+            _MIXED if results.given == TOGETHER else _NEVER_MIXED,
         ),
         pieces=(
             Table(
@@ -216,14 +225,15 @@ def _trusted(results: AlignmentResults) -> Section:
 
 
 def _trusted_rows(results: AlignmentResults) -> Iterator[Agreement]:
-    for of, given, outputs in (
+    wanted: tuple[tuple[Of, Given, Outputs], ...] = (
         ("encoders' features", "nothing", "features"),
-        ("untrained", TOGETHER, results.comparable),
-        ("trained", TOGETHER, results.comparable),
+        ("untrained", results.given, results.comparable),
+        ("trained", results.given, results.comparable),
         ("untrained", ALONE, results.comparable),
         ("trained", ALONE, results.comparable),
-    ):
-        row = results.row(of, given, outputs)  # type: ignore[arg-type]
+    )
+    for of, given, outputs in wanted:
+        row = results.row(of, given, outputs)
         if row is not None:
             yield row
 
@@ -270,7 +280,7 @@ def _batch_sizes(results: AlignmentResults) -> Section:
             "The paper does not say of how many proteins a relation matrix is. The more there are, the less the ones "
             "on the diagonal count.",
         ),
-        pieces=(Table(columns=tuple(columns), rows=tuple(rows), note="All modalities given together."),),
+        pieces=(Table(columns=tuple(columns), rows=tuple(rows), note=f"Given to the encoder: {results.given}."),),
     )
 
 
@@ -295,6 +305,10 @@ def _recall(of: PairFigures, k: str) -> Estimate | None:
     if of.recall is None:
         return None
     return _estimate(of.recall.at[k], None if of.recall.intervals is None else of.recall.intervals[k])
+
+
+def _intervals(results: AlignmentResults, of: str) -> str:
+    return f"Intervals: 95 % over {results.num_resamples:,} resamples of {of}. " if results.num_resamples else ""
 
 
 def _untrained_seeds(results: AlignmentResults) -> int:

@@ -12,6 +12,7 @@ FEWEST = 4
 """Proteins; below, debiased CKA is not defined."""
 TOGETHER: Given = "all modalities together"
 ALONE: Given = "each modality alone"
+APART: Given = "no modality sees another"
 
 
 class AlignmentConfig(Settings):
@@ -52,6 +53,11 @@ class AlignmentResults(Settings):
         """What Table 1's figure is of: lifted outputs, where the model has no such maps fused ones, or Eq. 14's."""
         held = {row.outputs for row in self.rows}
         return "lifted" if "lifted" in held else self.comparable
+
+    @property
+    def given(self) -> Given:
+        """What Table 1's figure is of: all modalities of a protein together, if the model lets them mix at all."""
+        return APART if any(row.given == APART for row in self.rows) else TOGETHER
 
     @property
     def comparable(self) -> Outputs:

@@ -28,22 +28,26 @@ def reduced(vectors: Mapping[Modality, Float[np.ndarray, "N _D"]], components: i
     """
     from sklearn.decomposition import PCA
 
-    ready = _ready(vectors, scale=scale)
+    exact = {modality: vectors[modality].astype(np.float64) for modality in MODALITIES if modality in vectors}
+    ready = {modality: _min_max(of_ND) for modality, of_ND in exact.items()} if scale else exact
     kept = min(components, num_components(vectors))
     with threadpool_limits(1):
         return {m: PCA(kept, svd_solver="full").fit_transform(of_ND) for m, of_ND in ready.items()}
 
 
 def reduced_jointly(vectors: Mapping[Modality, Float[np.ndarray, "N D"]], components: int, *, scale: bool) -> Points:
-    """As `reduced`, with one PCA of all modalities' vectors, which have to be of one width and of one space."""
+    """As `reduced`, with one min-max and one PCA of all modalities' vectors: what lies near what can be compared.
+
+    They have to be of one width, and of one space.
+    """
     from sklearn.decomposition import PCA
 
-    ready = _ready(vectors, scale=scale)
-    stacked_PD = np.concatenate(list(ready.values()))
+    modalities = [modality for modality in MODALITIES if modality in vectors]
+    stacked_PD = np.concatenate([vectors[modality].astype(np.float64) for modality in modalities])
     kept = min(components, len(stacked_PD) - 1, stacked_PD.shape[1])
     with threadpool_limits(1):
-        reduced_PK = PCA(kept, svd_solver="full").fit_transform(stacked_PD)
-    return dict(zip(ready, np.split(reduced_PK, len(ready)), strict=True))
+        reduced_PK = PCA(kept, svd_solver="full").fit_transform(_min_max(stacked_PD) if scale else stacked_PD)
+    return dict(zip(modalities, np.split(reduced_PK, len(modalities)), strict=True))
 
 
 def num_components(vectors: Mapping[Modality, Float[np.ndarray, "N _D"]]) -> int:
@@ -51,13 +55,11 @@ def num_components(vectors: Mapping[Modality, Float[np.ndarray, "N _D"]]) -> int
     return min(size for of_ND in vectors.values() for size in (len(of_ND) - 1, int(of_ND.shape[1])))
 
 
-def _ready(vectors: Mapping[Modality, Float[np.ndarray, "N _D"]], *, scale: bool) -> Points:
-    exact = {modality: vectors[modality].astype(np.float64) for modality in MODALITIES if modality in vectors}
-    if not scale:
-        return exact
-    lowest = {modality: of_ND.min(axis=0) for modality, of_ND in exact.items()}
-    width = {modality: of_ND.max(axis=0) - lowest[modality] for modality, of_ND in exact.items()}
-    return {m: (of_ND - lowest[m]) / np.where(width[m] > 0, width[m], 1.0) for m, of_ND in exact.items()}
+def _min_max(of_ND: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N D"]:
+    lowest_D = of_ND.min(axis=0)
+    width_D = of_ND.max(axis=0) - lowest_D
+    scaled_ND: np.ndarray = (of_ND - lowest_D) / np.where(width_D > 0, width_D, 1.0)
+    return scaled_ND
 
 
 def plane(points: Points, *, perplexity: float, iterations: int, seed: int) -> Points:

@@ -28,9 +28,10 @@ def lead_of(config: TsneConfig, results: TsneResults) -> str:
             for of in found
             if of.recall_at_5
         )
+        seen = "" if _never_mix(results) else "; all modalities were given to the encoder together"
         lead += (
             " Mixed is not matched: how often a protein's other modality is among the five nearest of its own vector "
-            f"is {recall} (chance {results.chance_at_5:.3f}; all modalities were given to the encoder together)."
+            f"is {recall} (chance {results.chance_at_5:.3f}{seen})."
         )
     return lead
 
@@ -55,7 +56,8 @@ def sections_of(
 
 
 def _how(config: TsneConfig, results: TsneResults) -> Iterator[str]:
-    scaled = "each channel mapped to [0, 1] over the proteins of its modality, then " if config.figure == 4 else ""
+    over = "all points" if config.joint_pca else "the proteins of its modality"
+    scaled = f"each channel mapped to [0, 1] over {over}, then " if config.figure == 4 else ""
     pca = "one PCA of all modalities together" if config.joint_pca else "PCA of each modality by itself"
     fewer = {of.components for of in results.panels}
     clamped = (
@@ -76,7 +78,7 @@ def _how(config: TsneConfig, results: TsneResults) -> Iterator[str]:
             "A PCA of each modality by itself moves every modality's mean to the same place and turns it to axes of "
             "its own. So modalities lie on top of each other or apart by their sizes, and what lies beside what across "
             "modalities is no finding: random vectors do the same."
-            + (" --joint-pca has one PCA for all." if config.figure == 4 else "")
+            + (" --joint-pca has one min-max and one PCA for all." if config.figure == 4 else "")
         )
     yield (
         "Shuffled pairs have no panel: points do not move when another protein's are called their partners. What "
@@ -91,6 +93,7 @@ def picture(
     """The panels side by side, two in a row; hovering tells which protein a point is."""
     data: list[dict[str, Any]] = []
     layout: dict[str, Any] = {"annotations": [], "margin": {"l": 12, "r": 12, "t": 72, "b": 12}}
+    layout["legend"] = {"itemsizing": "constant"}
     rows = (len(panels) + 1) // 2
     across = min(len(panels), 2)
     gap = 0.03
@@ -183,8 +186,8 @@ def _figures(config: TsneConfig, results: TsneResults) -> Section:
             *(
                 (
                     "Recall@5 is of the vectors before ℓ, min-max and PCA: how often a protein's own vector in the "
-                    "other modality is among the five nearest, the mean of both ways. Encoded together, vectors of an "
-                    "untrained model find each other as well.",
+                    "other modality is among the five nearest, the mean of both ways."
+                    + ("" if _never_mix(results) else _SEEN),
                 )
                 if with_recall
                 else ()
@@ -195,6 +198,12 @@ def _figures(config: TsneConfig, results: TsneResults) -> Section:
 
 
 _WHERE = ("given", "picture")
+_SEEN = " Encoded together, tokens attend to each other, and vectors of an untrained model find each other as well."
+
+
+def _never_mix(results: TsneResults) -> bool:
+    """Whether the model gives each modality a vector of its own without a look at the others."""
+    return any(of.outputs == "vectors of Eq. 14" for of in results.panels)
 
 
 def _cells(of: PanelFigures) -> tuple[Cell, ...]:

@@ -1,19 +1,23 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from amma.evaluate.analyses.alignment import analyse_alignment
-from amma.evaluate.analyses.alignment_results import ALONE, TOGETHER, AlignmentConfig, AlignmentReport
+from amma.evaluate.analyses.alignment_results import ALONE, APART, TOGETHER, AlignmentConfig, AlignmentReport
 from amma.evaluate.analyses.relation import PAIRS, PRINTED, relation_cosines
-from amma.evaluate.analyses.subject import choose_held_out, open_analysis
+from amma.evaluate.analyses.subject import AnalysisSubject, choose_held_out, open_analysis
 from amma.evaluate.cli import app
 from amma.evaluate.report.section import Table
 from amma.manifests.errors import AmmaError, CheckpointError, InputError, UsageError
 from amma.train.model.alignment import debiased_cka
+from amma.train.model.config import ModelConfig
+from amma.train.model.family import make_model
 
 QUICK = ("--number=24", "--untrained-seeds=2", "--bootstrap=50", "--threads=1", "--device=cpu")
 
@@ -114,6 +118,35 @@ def test_clusters_widen_what_is_resampled_together(planted, tmp_path: Path) -> N
     report, vectors = analyse_alignment(config, subject, held_out, threads=1)
     assert (report.results.num_clusters, report.results.clusters) == (3, "clusters.tsv, 0 proteins not in it")
     assert all(len(vector) == 12 for by_modality in vectors.values() for vector in by_modality.values())
+
+
+@pytest.fixture(scope="module")
+def contrastive(planted) -> AnalysisSubject:
+    """The planted store, with a contrastive model in place of the checkpoint's."""
+    subject = open_analysis(planted.run, str(planted.store))
+    config = ModelConfig.model_validate({"family": "contrastive", "width": 16, "ffn": 32, "num_heads": 2})
+    torch.manual_seed(3)
+    model = make_model(config, subject.trained.model.widths).eval()
+    model.standardiser.load_state_dict(subject.trained.model.standardiser.state_dict())
+    return AnalysisSubject(replace(subject.trained, model=model), subject.store)
+
+
+def test_a_contrastive_model_is_held_against_its_own_column_and_never_mixes(contrastive: AnalysisSubject) -> None:
+    held_out = choose_held_out(contrastive, number=12)
+    config = AlignmentConfig(checkpoint="c", store="s", number=12, untrained_seeds=1, bootstrap=0)
+    report, vectors = analyse_alignment(config, contrastive, held_out, threads=1)
+    kinds = [(row.given, row.outputs) for row in report.results.rows if row.of == "trained"]
+    assert kinds == [("nothing", "projections"), (APART, "Eq. 14")]
+    table = report.sections[0].pieces[0]
+    assert isinstance(table, Table)
+    strong = table.rows[table.strong[0]]
+    assert [strong[2], strong[4], strong[6]] == list(PRINTED["contrastive"].values())
+    assert "modalities together" not in report.model_dump_json()
+    assert set(vectors) == {
+        "encoders' features, features",
+        "trained, projections",
+        "trained, Eq. 14, no modality sees another",
+    }
 
 
 def test_a_dry_run_says_who_would_be_looked_at_and_writes_nothing(planted, tmp_path: Path) -> None:
