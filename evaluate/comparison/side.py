@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
+from pydantic import ValidationError
 
 from amma.evaluate.metrics.exact import aupr, fmax
 from amma.evaluate.metrics.per_term import term_figures
@@ -89,7 +90,14 @@ class Side:
 
 def read_side(folder: Path) -> Side:
     """Open a report. Raises `InputError` if it is none, of another version, or has other predictions than it says."""
-    report = read_report(folder / JSON)
+    try:
+        report = read_report(folder / JSON)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise InputError(
+            f"{folder / JSON}: not as this amma writes it ({where}: {fault['msg']}). Run amma-eval function again."
+        ) from error
     ids, terms, scores, target_NK = _read_predictions(folder / PREDICTIONS, len(report.row("trained").runs))
     side = Side(folder, report, sha256_of_file(folder / JSON), ids, terms, scores, target_NK)
     stated = report.row("trained").fmax.values

@@ -202,7 +202,7 @@ def _encoders(asked: Asked, predictor: Predictor) -> tuple[Any, StoreSettings]:
 
 def _of_manifest(store: FeatureStore, manifest: Manifest, report: BuildReport | None) -> Prepared:
     ids = [protein.id for protein in manifest]
-    found, late = _present(store, ids)
+    found, late = _present(store, [(name, store.row_of(name)) for name in ids])
     return Prepared(
         store=store,
         ids=[name for name, _ in found],
@@ -215,26 +215,26 @@ def _of_manifest(store: FeatureStore, manifest: Manifest, report: BuildReport | 
 
 
 def _of_store(store: FeatureStore) -> Prepared:
-    ids = list(store.ids)
-    found, late = _present(store, ids)
-    rows = [row for _, row in found]
-    return Prepared(store, [name for name, _ in found], rows, len(ids), len(ids) - len(found), 0, late)
+    found, late = _present(store, [(name, row) for row, name in enumerate(store.ids)])
+    ids, rows = [name for name, _ in found], [row for _, row in found]
+    return Prepared(store, ids, rows, store.num_proteins, store.num_proteins - len(ids), 0, late)
 
 
-def _present(store: FeatureStore, ids: list[str]) -> tuple[list[tuple[str, int]], tuple[Rejection, ...]]:
-    """The proteins with features of residues, with their numbers; and why others, or parts of them, have none."""
+def _present(
+    store: FeatureStore, proteins: list[tuple[str, int]]
+) -> tuple[list[tuple[str, int]], tuple[Rejection, ...]]:
+    """Those of `proteins` (ids and numbers) with features of residues; why others, or parts of them, have none."""
     has = np.any([store.length(modality) > 0 for modality in INPUTS], axis=0)
-    found = [(name, store.row_of(name)) for name in ids]
     known = _late_rejections(store)
     said = {rejection.id for rejection in known}
     unsaid = [
         RecordError(
             "E_ABSENT", "no features of sequence or structure", "See what was said when its store was made."
         ).rejection(id=name, source=str(store.path), position=row + 1)
-        for name, row in found
+        for name, row in proteins
         if not has[row] and name not in said
     ]
-    return [(name, row) for name, row in found if has[row]], (*known, *unsaid)
+    return [(name, row) for name, row in proteins if has[row]], (*known, *unsaid)
 
 
 def _late_rejections(store: FeatureStore) -> tuple[Rejection, ...]:
