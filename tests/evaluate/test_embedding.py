@@ -61,6 +61,8 @@ def test_one_pca_for_all_keeps_modalities_apart_that_lie_apart() -> None:
     stacked = np.concatenate(list(given.values())).astype(np.float64)
     assert np.allclose(np.abs(np.concatenate(list(jointly.values()))), np.abs(pca(stacked, 6)), atol=1e-7)
     assert mixing(jointly) == 0
+    assert mixing(reduced_jointly(given, 6, scale=True)) == 0  # one min-max for all does not move them together either
+    assert mixing(reduced(given, 6, scale=True)) > 0.7
     assert mixing(reduced(given, 6, scale=False)) > 0.7  # the artefact: each is centred by itself
 
 
