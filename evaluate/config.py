@@ -12,6 +12,7 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 
 FUSION_LRS = (1e-5, 1e-4)
 HEAD_LRS = (1e-4, 1e-3)
+DRAWS = 4
 
 
 class TaskName(StrEnum):
@@ -77,6 +78,17 @@ class Readout(StrEnum):
     GLOBAL = "global"
 
 
+class Visible(StrEnum):
+    """What a model sees of a protein when it represents it.
+
+    `all`: every token of sequence and structure. `draws`: what masks of pretraining show, several times; the vector is
+    the mean of what is read out each time.
+    """
+
+    ALL = "all"
+    DRAWS = "draws"
+
+
 class SearchTool(StrEnum):
     """What finds the training sequences that are like a protein's.
 
@@ -117,6 +129,9 @@ class FinetuneConfig(Settings):
     tune: Tune | None = Tune.ALL
     """None for `probe`; by default `paper` for `paper`."""
     readout: Readout = Readout.MEAN
+    visible: Visible = Visible.ALL
+    draws: Positive | None = None
+    """Masks of each protein whose read-outs are averaged, fixed ones; None where all is visible."""
     fusion_lrs: tuple[Rate, ...] = FUSION_LRS
     """Tried for the fusion encoder, and the sequence encoder where it is tuned; empty for `probe`."""
     head_lrs: Annotated[tuple[Rate, ...], Field(min_length=1)] = HEAD_LRS
@@ -147,6 +162,10 @@ class FinetuneConfig(Settings):
             values.setdefault("patience", values["max_epochs"])
         elif values.get("precision") is not None:
             raise ValueError(f"precision has no effect with protocol {protocol}, which does not run the encoder")
+        if values.get("visible", Visible.ALL) == Visible.DRAWS:
+            values = {**values, "draws": DRAWS if values.get("draws") is None else values["draws"]}
+        elif values.get("draws") is not None:
+            raise ValueError("draws has no effect with visible all, where every token is seen at once")
         if values.get("optimizer") == Optimizer.ADAM:
             values = {"weight_decay": 0.0, **values}
         if protocol != Protocol.PROBE:
@@ -161,7 +180,8 @@ class FinetuneConfig(Settings):
     @property
     def head_alone(self) -> "FinetuneConfig":
         """The same for what has no fusion encoder to tune."""
-        return self.model_copy(update={"protocol": Protocol.PROBE, "fusion_lrs": (), "tune": None, "precision": None})
+        without = {"fusion_lrs": (), "tune": None, "precision": None, "visible": Visible.ALL, "draws": None}
+        return self.model_copy(update={"protocol": Protocol.PROBE, **without})
 
     @property
     def grid(self) -> tuple[Rates, ...]:

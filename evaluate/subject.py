@@ -16,6 +16,7 @@ from amma.evaluate.tasks.task import Task, read_task
 from amma.evaluate.tasks.term_names import TermNames, term_names
 from amma.evaluate.tuning.readout import check_readout
 from amma.evaluate.tuning.sequence_features import SequenceEncoder, open_sequence_encoder
+from amma.evaluate.tuning.visible import check_visible
 from amma.featurize.store.fingerprint import differences
 from amma.featurize.store.location import parse_location
 from amma.featurize.store.reader import FeatureStore
@@ -73,6 +74,7 @@ def open_subject(config: FunctionConfig) -> Subject:
     """
     trained, store = open_model_and_store(Path(config.checkpoint), config.store, device=config.device)
     check_readout(trained.model, config.finetune.readout)
+    check_visible(trained.model, config.finetune.visible)
     task = read_task(
         config.task,
         store,

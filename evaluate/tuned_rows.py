@@ -22,6 +22,7 @@ from amma.evaluate.tuning.pooled import PooledInputs
 from amma.evaluate.tuning.protocol import Outcome, num_epochs_at_most, run_protocol
 from amma.evaluate.tuning.sequence_features import SequenceEncoder, check_features
 from amma.evaluate.tuning.together import Together
+from amma.evaluate.tuning.visible import visible_draws
 from amma.manifests.console import progress, say
 from amma.manifests.labels import SPLITS
 from amma.manifests.settings import sha256_of_json
@@ -57,7 +58,8 @@ def tune_rows(
         if encoder is not None:
             check_features(encoder, store, device=device)
         sequences = None if encoder is None else encoder.inputs
-        bench = Bench(store, task, config.finetune, device, sequences, pause)
+        draws = visible_draws(config.finetune, trained, store)
+        bench = Bench(store, task, config.finetune, device, sequences, pause, draws)
         alone = Bench(store, task, config.finetune.head_alone, device, pause=pause)
         splits = [task.split(name).rows for name in SPLITS]
         pooled = PooledInputs(store, trained.model.standardiser, splits, device=device)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amma.evaluate.config import FinetuneConfig, FunctionConfig, Tune, Unlabelled
+from amma.evaluate.controls.nearest import nearest_meaning
 from amma.evaluate.report.estimates import Interval, Summary
 from amma.evaluate.report.hierarchy import ontology_facts
 from amma.evaluate.report.included import Included
@@ -28,6 +29,7 @@ def plan_facts(config: FunctionConfig, subject: Subject) -> dict[str, Any]:
         "tunings_of_a_head_alone": _num_tunings(config.finetune.head_alone),
         "schedule": _schedule(config, subject).as_plain(),
         "relatives_found_by": subject.search.method,
+        "nearest_training_sequence": nearest_meaning(subject.search),
         "included": [each.model_dump(mode="json", exclude={"sections"}) for each in subject.included],
         "random_encoders": subject.store.random_weights,
     }
@@ -58,13 +60,15 @@ def plan_lines(config: FunctionConfig, subject: Subject) -> list[str]:
         if len(missing) > SHOWN:
             lines.append(f"  … and {len(missing) - SHOWN} more; the report names them all")
     lines.append(
-        f"protocol {finetune.protocol}{_tuned(finetune)}, readout {finetune.readout}: {_num_tunings(finetune)} tunings "
-        f"of at most {finetune.max_epochs} epochs for the trained and for the untrained model, "
+        f"protocol {finetune.protocol}{_tuned(finetune)}, readout {finetune.readout}{_visible(finetune)}: "
+        f"{_num_tunings(finetune)} tunings of at most {finetune.max_epochs} epochs for the trained and for the "
+        "untrained model, "
         f"{_num_tunings(finetune.head_alone)} of a head alone for the pooled inputs"
     )
     lines += schedule_lines(finetune, _schedule(config, subject))
     lines += _ontology_lines(config, subject)
     lines += [_included_line(each) for each in subject.included]
+    lines.append(f"nearest training sequence: {nearest_meaning(subject.search)}")
     lines.append(f"what pretraining saw of the test proteins: by hash, and by identity ({subject.search.method})")
     if subject.store.random_weights:
         lines.append("random encoders: these features show that the pipeline runs, not what the method can do")
@@ -103,6 +107,10 @@ def _included_line(included: Included) -> str:
 
 def _tuned(finetune: FinetuneConfig) -> str:
     return " (B.2's parts only)" if finetune.tune is Tune.PAPER else ""
+
+
+def _visible(finetune: FinetuneConfig) -> str:
+    return "" if finetune.draws is None else f" (mean over {finetune.draws} masks of pretraining)"
 
 
 def _outside(unlabelled: Unlabelled) -> str:

@@ -29,6 +29,7 @@ from amma.evaluate.tuning.pooled import PooledInputs
 from amma.evaluate.tuning.readout import AttentionPooling, represent
 from amma.evaluate.tuning.sequence_features import SequenceInputs
 from amma.evaluate.tuning.together import Together
+from amma.evaluate.tuning.visible import VisibleDraws
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.stopping import InterruptedRunError
 from amma.manifests.errors import LossError
@@ -56,6 +57,12 @@ class Bench:
     """What the sequence encoder reads, for protocol `paper`."""
     pause: Callable[[], None] = lambda: None
     """Called where an evaluation may stop; raises `InterruptedRunError` if it was asked to."""
+    draws: VisibleDraws | None = None
+    """What models see of proteins; None: everything. Raises `ValueError` if that is not what `config` says."""
+
+    def __post_init__(self) -> None:
+        if (self.draws.number if self.draws is not None else None) != self.config.draws:
+            raise ValueError(f"expected {self.config.draws} masks of each protein")
 
     def is_fixed(self, model: Start) -> bool:
         """True if representations never change while tuning: neither the model nor what reads it out is tuned."""
@@ -113,9 +120,11 @@ class Bench:
             if self.sequences is None:
                 raise ValueError("protocol paper needs the sequences that its encoder reads")
             renew = partial(self.sequences.renewed, esm=model.esm)
-            return represent(model.fusion, store, rows, readout, device=device, pooling=pooling, renew=renew)
+            return represent(
+                model.fusion, store, rows, readout, device=device, pooling=pooling, renew=renew, draws=self.draws
+            )
         frozen = self.config.protocol is Protocol.PROBE
-        return represent(model, store, rows, readout, device=device, pooling=pooling, frozen=frozen)
+        return represent(model, store, rows, readout, device=device, pooling=pooling, frozen=frozen, draws=self.draws)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """One vector a protein from the fusion encoder's outputs: at its residues, or at its global token.
 
-A protein's vector does not depend on its batch mates. Sequence and structure go in, nothing is masked; a protein
-that has only one of the two goes in with that one. A model that is not `per_token` gives the vector itself.
+A protein's vector does not depend on its batch mates. Sequence and structure go in; a protein that has only one of the
+two goes in with that one. Nothing is masked, or, of several masks in turn, what each shows (`VisibleDraws`): the vector
+is the mean of those read out then. A model that is not `per_token` gives the vector itself.
 
 Shapes: B proteins, T residues of the whole batch, D fusion width.
 """
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from amma.evaluate.config import Readout
 from amma.evaluate.tasks.task import INPUTS
+from amma.evaluate.tuning.visible import VisibleDraws
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import UsageError
 from amma.manifests.table import Modality
@@ -90,8 +92,9 @@ def represent(
     pooling: AttentionPooling | None = None,
     frozen: bool = False,
     renew: Callable[[PackedBatch, Int64[np.ndarray, " B"]], PackedBatch] | None = None,
+    draws: VisibleDraws | None = None,
 ) -> Float[Tensor, "B D"]:
-    """The vectors of `proteins` (numbers in the store), in their order; one pass for each set of modalities.
+    """The vectors of `proteins` (numbers in the store), in their order; one pass for each set of modalities and mask.
 
     With `frozen`, gradients reach the `pooling` and stop there. `renew` may put other features into the place of the
     store's, given a batch on the device and the numbers of its proteins. Raises `UsageError` if the model cannot be
@@ -106,7 +109,14 @@ def represent(
     for modalities, places in groups.items():
         batch = collate(store, proteins[places].tolist(), modalities).to(device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            fused = model.fuse(batch if renew is None else renew(batch, proteins[places]))
-        vectors.append(read_out(fused, readout, pooling))
+            if renew is not None:
+                batch = renew(batch, proteins[places])
+            if draws is None:
+                fused = [model.fuse(batch)]
+            else:
+                masks = (draws.masks(batch, proteins[places], draw, readout) for draw in range(draws.number))
+                fused = [model.fuse(batch, visible) for visible in masks]
+        each = [read_out(one, readout, pooling) for one in fused]
+        vectors.append(each[0] if draws is None else torch.stack(each).mean(dim=0))
     order = np.argsort(np.concatenate([np.array(places) for places in groups.values()]))
     return torch.cat(vectors).index_select(0, torch.from_numpy(order).to(device))

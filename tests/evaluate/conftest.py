@@ -51,7 +51,7 @@ from amma.manifests.table import Modality
 from amma.train.data.seen import WITH, WITHOUT, Seen
 from amma.train.data.sequence_hash import sequence_hashes
 from amma.train.model.amma import AMMA
-from amma.train.model.config import ModelConfig
+from amma.train.model.config import MaskConfig, ModelConfig
 from amma.train.model.standardise import Moments
 from amma.train.run.checkpoint import Checkpoints, Snapshot
 
@@ -461,7 +461,10 @@ def write_run(folder: Path) -> Path:
         hashes = sequence_hashes(sequences[store.row_of(f"P{n:03d}")] for n in (0, 1, 130))
         state = {
             "step": 12,
-            "config": {"model": PLANTED_MODEL.model_dump(mode="json")},
+            "config": {
+                "model": PLANTED_MODEL.model_dump(mode="json"),
+                "mask": MaskConfig(visible_tokens=9).model_dump(mode="json"),
+            },
             "widths": {str(modality): width for modality, width in PLANTED_WIDTHS.items()},
             "inputs": {"fingerprint": store.fingerprint, "root_hashes": [store.root_hash]},
             "random_weights": True,

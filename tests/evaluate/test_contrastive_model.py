@@ -52,6 +52,11 @@ def test_readouts_that_need_tokens_are_refused(planted, run: Path, tmp_path: Pat
         report_of(planted, run, tmp_path / "report", f"--readout={readout.value}")
 
 
+def test_masks_that_it_never_had_are_refused(planted, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--visible draws: .*contrastive"):
+        report_of(planted, run, tmp_path / "report", "--visible=draws", "--draws=2")
+
+
 @torch.no_grad()
 def test_its_representation_is_that_of_the_sequence_else_of_the_structure(planted, run: Path) -> None:
     model = load_model(run).model
