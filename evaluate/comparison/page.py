@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from amma.evaluate.comparison.results import Comparison, ProteinPair, SideFacts, TermPair, Wins
 from amma.evaluate.report.estimates import Difference, Summary
-from amma.evaluate.report.section import Column, Document, Estimate, Labelled, Section, Table
+from amma.evaluate.report.section import Column, Document, Estimate, Figure, Labelled, Section, Table
 
+HASH = 12
+"""Characters of a hash that tell two apart."""
 FIRST = 20
 """Rows of a table that are shown before a reader asks for more."""
 ACROSS = "the two were tuned by different protocols: a difference says nothing about which pretrained model is better"
@@ -62,7 +64,7 @@ def document_of(found: Comparison) -> Document:
                     f"Average precision of ranking the test proteins by their score for a term, mean over seeds: "
                     f"{_counted(found.term_wins)}. The terms with the largest differences come first.",
                 ),
-                pieces=(_terms(found.terms),),
+                pieces=(_scatter(found.terms), _terms(found.terms)),
             ),
             Section(
                 heading="Proteins",
@@ -126,6 +128,33 @@ def _figures(found: Comparison) -> Table:
     )
 
 
+def _scatter(terms: Sequence[TermPair]) -> Figure:
+    known = [each for each in terms if each.a is not None and each.b is not None]
+    return Figure(
+        data=(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [each.b for each in known],
+                "y": [each.a for each in known],
+                "customdata": [[each.term, each.name or "", each.num_test] for each in known],
+                "hovertemplate": "%{customdata[0]} %{customdata[1]}<br>%{customdata[2]} test proteins"
+                "<br>A %{y:.3f}, B %{x:.3f}<extra></extra>",
+                "marker": {"size": [4 + min(each.num_test, 100) ** 0.5 * 2 for each in known], "opacity": 0.6},
+            },
+        ),
+        layout={
+            "xaxis": {"title": {"text": "average precision, B"}, "range": [-0.03, 1.03]},
+            "yaxis": {"title": {"text": "average precision, A"}, "range": [-0.03, 1.03]},
+            "shapes": [{"type": "line", "x0": 0, "y0": 0, "x1": 1, "y1": 1, "line": {"width": 1, "dash": "dot"}}],
+            "showlegend": False,
+        },
+        caption="Each point is a term, larger with more test proteins. Above the line A is ahead, below it B.",
+        alt=f"Average precision of {len(known)} terms by both models.",
+        height=460,
+    )
+
+
 def _terms(terms: Sequence[TermPair]) -> Table:
     known = [(each, each.a, each.b) for each in terms if each.a is not None and each.b is not None]
     known.sort(key=lambda row: (-abs(row[1] - row[2]), row[0].term))
@@ -140,7 +169,9 @@ def _terms(terms: Sequence[TermPair]) -> Table:
         rows=tuple(
             (Labelled(text=each.term, note=each.name or ""), each.num_test, a, b, a - b) for each, a, b in known
         ),
-        note=f"{len(terms) - len(known)} terms that no test protein has are left out.",
+        note=f"{len(terms) - len(known)} terms that no test protein has are left out."
+        if len(known) < len(terms)
+        else "",
         first=FIRST,
     )
 
@@ -163,9 +194,15 @@ def _proteins(proteins: Sequence[ProteinPair]) -> Table:
 def _others(found: Comparison) -> Table:
     return Table(
         columns=(Column(title="Setting"), Column(title="A"), Column(title="B")),
-        rows=tuple((key, str(a), str(b)) for key, (a, b) in found.others.items()),
+        rows=tuple((key, _short(a), _short(b)) for key, (a, b) in found.others.items()),
         note="" if found.others else "In nothing: they are of the same model and store, tuned alike.",
     )
+
+
+def _short(value: object) -> str:
+    """A setting as text; of a hash its beginning, the rest is in `compare.json`."""
+    text = str(value)
+    return f"{text[:HASH]}…" if len(text) == 64 else text
 
 
 def _facts(found: Comparison) -> list[tuple[str, str]]:
