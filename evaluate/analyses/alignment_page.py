@@ -118,9 +118,9 @@ def _table_one(results: AlignmentResults) -> Section:
             "divided by their lengths, R = z zᵀ holds the cosine of every two proteins of a batch, and the figure is "
             "the cosine of the flattened R of two modalities.",
             "The measure cannot tell agreement from sameness. If all vectors of a modality point into one direction, "
-            "its R is full of ones, and two such R agree perfectly whichever protein is which; an untrained model "
-            "already gives about 1.0. In small batches the ones on the diagonal add to it. So the model has to be "
-            "held against the same model untrained, and against pairs of different proteins.",
+            "its R is full of ones, and two such R agree perfectly whichever protein is which. In small batches the "
+            "ones on the diagonal add to it. So the model has to be held against the same model untrained, which "
+            f"already gives {_untrained(results)} here, and against pairs of different proteins.",
             "The paper leaves open whether “initial” is measured before or after the projections; both are here.",
         ),
         pieces=(
@@ -131,6 +131,11 @@ def _table_one(results: AlignmentResults) -> Section:
             ),
         ),
     )
+
+
+def _untrained(results: AlignmentResults) -> str:
+    row = results.row("untrained", results.given, results.outputs)
+    return DASH if row is None else _range(of.relation.mean for _, of in pairs_of(row))
 
 
 def _num_proteins(results: AlignmentResults) -> int:
