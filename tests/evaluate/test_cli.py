@@ -77,6 +77,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(planted, tmp_path: Path)
     )
     assert "6 tunings of at most 50 epochs" in result.stdout
     assert "local alignments" in result.stdout
+    assert "nearest training sequence: how similar" in result.stdout
     plan = json.loads(call(planted, tmp_path / "report", "--dry-run", "--json").stdout)
     assert (plan["task"]["test"]["num_proteins"], plan["tunings"], plan["config"]["tune"]) == (31, 6, "all")
     assert list(tmp_path.iterdir()) == []
@@ -89,6 +90,9 @@ def test_a_dry_run_checks_everything_and_writes_nothing(planted, tmp_path: Path)
         (("--protocol=probe", "--tune=paper"), {}, UsageError, "tune has no effect with protocol probe"),
         (("--protocol=probe", "--tune=all"), {}, UsageError, "tune has no effect with protocol probe"),
         (("--readout=global",), {}, UsageError, "has no global token"),
+        (("--draws=2",), {}, UsageError, "draws has no effect with visible all"),
+        (("--search=mmseqs",), {}, InputError, "apt-get install mmseqs2"),
+        (("--search=diamond",), {}, InputError, "apt-get install diamond-aligner"),
         (("--head-lr=0",), {}, UsageError, "greater than 0"),
         (("--bootstrap=0", "--clusters=c.tsv"), {}, UsageError, "clusters has no effect"),
         (("--device=tpu",), {}, UsageError, "no device 'tpu'"),

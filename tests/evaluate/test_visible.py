@@ -21,6 +21,7 @@ from amma.manifests.errors import ConfigError, UsageError
 from amma.manifests.table import Modality
 from amma.train.data.collate import collate
 from amma.train.model.amma import AMMA
+from amma.train.model.batch import PackedBatch, Tokens
 from amma.train.model.config import MaskConfig, ModelConfig
 from amma.train.model.family import make_model
 from amma.train.model.masking import generator_for
@@ -111,6 +112,28 @@ def test_the_vector_is_the_mean_of_what_each_mask_shows(planted) -> None:
         vector = represent(model, store, protein, Readout.MEAN, device="cpu", draws=draws)[0]
     torch.testing.assert_close(vector, torch.stack(one_by_one).mean(dim=0))
     assert any(not torch.equal(one[Modality.SEQ], other[Modality.SEQ]) for one, other in pairwise(shown))
+
+
+@torch.no_grad()
+def test_features_that_are_renewed_are_masked_alike_and_renewed_once(planted) -> None:
+    model, _ = model_and_pooling(planted.run, Readout.MEAN)
+    renewed = []
+
+    def renew(batch: PackedBatch, proteins: np.ndarray) -> PackedBatch:
+        renewed.extend(proteins.tolist())
+        tokens = batch.tokens[Modality.SEQ]
+        again = Tokens(2 * tokens.features_TD, tokens.offsets, tokens.position_T)
+        return PackedBatch(batch.ids, {**batch.tokens, Modality.SEQ: again})
+
+    with FeatureStore(planted.store) as store:
+        draws = VisibleDraws(store, 3, MASK)
+        proteins = np.arange(12)
+        vectors = represent(model, store, proteins, Readout.MEAN, device="cpu", draws=draws, renew=renew)
+        batch = renew(collate(store, [1], (Modality.SEQ, Modality.STR)), proteins[1:2])
+        shown = [draws.masks(batch, proteins[1:2], draw, Readout.MEAN) for draw in range(3)]
+        each = [model.fuse(batch, visible).tokens[Modality.SEQ].features_TD.mean(dim=0) for visible in shown]
+    torch.testing.assert_close(vectors[1], torch.stack(each).mean(dim=0), atol=1e-5, rtol=1e-5)
+    assert sorted(renewed[:-1]) == proteins.tolist()
 
 
 @pytest.mark.parametrize("readout", [Readout.MEAN, Readout.FIRST])
