@@ -171,11 +171,11 @@ def test_on_real_proteins_all_searches_find_the_same_clear_relatives(
         if 60 <= len(sequences.get(name, "")) <= 250:
             families.setdefault(family, []).append(sequences[name])
     members = [each for each in families.values() if len(each) > 1]
-    queries = [each[0] for each in members[:24]]
-    targets = [sequence for each in members[:60] for sequence in each[1:3]]
+    queries = [each[0] for each in members[:12]]
+    targets = [sequence for each in members[:30] for sequence in each[1:3]]
     aligned = np.array([[identity_of(query, target) for target in targets] for query in queries])
     clear = aligned > 0.5
-    assert clear.sum() >= 20
+    assert clear.sum() >= 10
     for search in map(Search, [*programs, None]):
         hits = search.pairs(queries, targets, threads=2)
         found = np.zeros_like(aligned)

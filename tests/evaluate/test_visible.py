@@ -225,7 +225,7 @@ def test_m_and_alpha_are_the_checkpoints(planted) -> None:
 
 
 def config_of(planted, **finetune: object) -> FunctionConfig:
-    config: FunctionConfig = planted.config(**{"max_epochs": 2, "visible": "draws", "draws": 2, **finetune})
+    config: FunctionConfig = planted.config(**{"max_epochs": 1, "visible": "draws", "draws": 2, **finetune})
     return config.model_copy(update={"bootstrap": 0})
 
 
