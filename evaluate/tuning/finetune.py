@@ -37,6 +37,9 @@ from amma.manifests.table import Modality
 from amma.train.model.fusion import FusionModel
 from amma.train.model.masking import generator_for
 
+HEAD = "head"
+"""What the names of the head's parameters begin with."""
+
 Vectors = Callable[[Int64[np.ndarray, " B"]], Float[Tensor, "B D"]]
 """From numbers of proteins within a split to their representations."""
 
@@ -231,7 +234,7 @@ class _Tuning:
             self._head = _empty_head(found.tensors["head"], bench, bench.new_pooling(self._model))
         self._train = self._train or bench.vectors(self._model, task.train, self._head.pooling)
         self._valid = self._valid or bench.vectors(self._model, task.valid, self._head.pooling)
-        groups = [_named("head", self._head)]
+        groups = [_named(HEAD, self._head)]
         if self._tunes and not isinstance(self._model, PooledInputs):
             groups.append(_tuned_parameters(self._model, bench.config.tune))
         self._parameters = {name: parameter for group in groups for name, parameter in group.items()}
@@ -330,9 +333,10 @@ class _Tuning:
             for name, parameter in self._parameters.items()
             for field, value in self._optimizer.state.get(parameter, {}).items()
         }
+        beyond = {name: each for name, each in self._parameters.items() if not name.startswith(f"{HEAD}.")}
         tensors = {
             "head": dict(self._head.state_dict()),
-            "weights": self._parameters,
+            "weights": beyond,
             "best": self._best_weights,
             "moments": moments,
         }
@@ -348,8 +352,8 @@ class _Tuning:
             self._was_finished = True
             return
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(found.tensors["weights"][name])
+            for name, weight in found.tensors["weights"].items():
+                self._parameters[name].copy_(weight)
         for key, value in found.tensors["moments"].items():
             name, field = key.rsplit("/", 1)
             parameter = self._parameters[name]

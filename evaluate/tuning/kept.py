@@ -59,7 +59,7 @@ class KeptTuning:
         self.folder = folder
         self._key = key
         self._next = 0
-        self._files: dict[str, dict[str, str]] = {}
+        self._files: list[dict[str, Any]] = []
         self._last = time.monotonic()
         self._cost = 0.0
 
@@ -72,19 +72,25 @@ class KeptTuning:
             content = {name: value for name, value in state.items() if name != "sha256"}
             if state["sha256"] != sha256_of_json(content) or state["key"] != self._key:
                 raise ValueError("state.json is not as it was written")
-            tensors = {name: self._tensors(**record) for name, record in state["files"].items()}
+            tensors: dict[str, dict[str, Tensor]] = {}
+            for record in state["files"]:
+                tensors |= self._tensors(**record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             say(f"{self.folder}: what was kept of this tuning is damaged ({error}); it is tuned again")
             return None
         self._files = state["files"]
-        self._next = 1 + max((int(Path(record["file"]).stem) for record in self._files.values()), default=-1)
+        self._next = 1 + max((int(Path(record["file"]).stem) for record in self._files), default=-1)
         return Kept(state["values"], tensors)
 
-    def _tensors(self, file: str, sha256: str) -> dict[str, Tensor]:
+    def _tensors(self, file: str, sha256: str, sets: list[str]) -> dict[str, dict[str, Tensor]]:
         path = self.folder / Path(file).name
         if sha256_of_file(path) != sha256:
             raise ValueError(f"{path.name} is not as it was written")
-        return load_file(path)
+        tensors: dict[str, dict[str, Tensor]] = {name: {} for name in sets}
+        for key, tensor in load_file(path).items():
+            name, _, rest = key.partition("/")
+            tensors[name][rest] = tensor
+        return tensors
 
     @property
     def is_due(self) -> bool:
@@ -99,15 +105,15 @@ class KeptTuning:
         Raises `InputError` (`E_DISK`) if it cannot be written; what was there before is safe then.
         """
         begun = time.monotonic()
-        files = dict(self._files) if leave else {}
+        path = self.folder / f"{self._next:08d}.safetensors"
+        self._next += 1
         try:
             self.folder.mkdir(exist_ok=True)
-            for name, group in tensors.items():
-                path = self.folder / f"{self._next:08d}.safetensors"
-                self._next += 1
-                save_file({key: tensor.detach().contiguous() for key, tensor in group.items()}, path)
-                _fsync(path)
-                files[name] = {"file": path.name, "sha256": sha256_of_file(path)}
+            flat = {f"{name}/{key}": tensor for name, group in tensors.items() for key, tensor in group.items()}
+            save_file({key: tensor.detach().contiguous() for key, tensor in flat.items()}, path)
+            _fsync(path)
+            written = {"file": path.name, "sha256": sha256_of_file(path), "sets": list(tensors)}
+            files = [*(self._files if leave else ()), written]
             content = {
                 "format": "amma-tuning",
                 "version": FORMAT_VERSION,
@@ -117,10 +123,10 @@ class KeptTuning:
             }
             write_json_atomically(self.folder / STATE, {**content, "sha256": sha256_of_json(content)})
             self._files = files
-            named = {STATE, *(record["file"] for record in files.values())}
-            for path in self.folder.iterdir():
-                if path.name not in named:
-                    path.unlink()
+            named = {STATE, *(record["file"] for record in files)}
+            for left_over in self.folder.iterdir():
+                if left_over.name not in named:
+                    left_over.unlink()
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"{self.folder}: cannot be written ({error}). What was kept before is safe: make room, then run the "
