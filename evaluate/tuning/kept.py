@@ -6,7 +6,7 @@
 
 Tensors are written under a new name, then `state.json` aside and renamed over the old one: that is the commit. Whatever
 moment a run dies at, a tuning is what its `state.json` says, or not begun. What is damaged is tuned again, and that is
-said.
+said: also what was not made durable yet when a machine lost its power.
 """
 
 import json
@@ -30,7 +30,7 @@ from amma.featurize.store.lock import StoreLock, is_lock_file
 from amma.featurize.store.stopping import InterruptedRunError
 from amma.manifests.console import say
 from amma.manifests.errors import InputError, UsageError
-from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory, sha256_of_file, write_json_atomically
+from amma.manifests.files import TEMPORARY_SUFFIX, aside_of, fsync_directory, sha256_of_file, write_json_atomically
 from amma.manifests.settings import sha256_of_json
 from amma.train.run.interruption import Interruption
 
@@ -42,6 +42,8 @@ KEEP_SECONDS = 60.0
 """An unfinished tuning is kept at most so often, …"""
 KEEP_SHARE = 0.01
 """… and so seldom that writing takes at most this share of the time."""
+WORTH_WAITING_SECONDS = 10.0
+"""Work of less is not made durable: should the power fail, its hash tells, and it is done again."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ class KeptTuning:
             self.folder.mkdir(exist_ok=True)
             flat = {f"{name}/{key}": tensor for name, group in tensors.items() for key, tensor in group.items()}
             save_file({key: tensor.detach().contiguous() for key, tensor in flat.items()}, path)
-            _fsync(path)
+            durable = begun - self._last >= WORTH_WAITING_SECONDS
+            if durable:
+                _fsync(path)
             written = {"file": path.name, "sha256": sha256_of_file(path), "sets": list(tensors)}
             files = [*(self._files if leave else ()), written]
             content = {
@@ -121,7 +125,12 @@ class KeptTuning:
                 "files": files,
                 "values": values,
             }
-            write_json_atomically(self.folder / STATE, {**content, "sha256": sha256_of_json(content)})
+            state = {**content, "sha256": sha256_of_json(content)}
+            if durable:
+                write_json_atomically(self.folder / STATE, state)
+            else:
+                aside_of(self.folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+                aside_of(self.folder / STATE).replace(self.folder / STATE)
             self._files = files
             named = {STATE, *(record["file"] for record in files)}
             for left_over in self.folder.iterdir():

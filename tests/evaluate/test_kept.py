@@ -47,7 +47,8 @@ def store(planted) -> Iterator[FeatureStore]:
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep an unfinished tuning after every step."""
+    """Keep an unfinished tuning after every step, and wait for the disk each time."""
+    monkeypatch.setattr(kept, "WORTH_WAITING_SECONDS", 0.0)
     monkeypatch.setattr(kept, "KEEP_SECONDS", 0.0)
     monkeypatch.setattr(kept, "KEEP_SHARE", float("inf"))
 
