@@ -150,7 +150,10 @@ def _with_gradient(model: FusionModel) -> set[str]:
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(mode)  # safetensors lets nobody but the owner read what it writes
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

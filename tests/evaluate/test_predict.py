@@ -22,6 +22,7 @@ from amma.evaluate.subject import open_subject
 from amma.evaluate.tuning.finetune import Bench
 from amma.evaluate.tuning.protocol import run_protocol
 from amma.featurize.encoders.presets import build_encoders
+from amma.featurize.store.push import push_store
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.writer import ProteinArrays, write_store
 from amma.manifests.errors import AmmaError, CheckpointError, FingerprintError, InputError, UsageError
@@ -135,6 +136,15 @@ def test_what_was_computed_is_said_and_the_same_every_time(planted, predictor: P
     assert again.model_copy(update={"provenance": facts.provenance}) == facts
     for name in ("predictions.tsv", "predictions.parquet", "quarantine.jsonl"):
         assert a[name] == b[name]
+
+
+def test_a_store_in_a_bucket_gives_what_one_in_a_folder_gives(planted, predictor: Path, bucket, tmp_path: Path) -> None:
+    push_store(planted.store, "s3://proteins/planted")
+    assert run(predictor, planted.store, tmp_path / "here").exit_code == 0
+    done = run(predictor, "s3://proteins/planted/", tmp_path / "there")
+    assert done.exit_code == 0, done.output
+    here, there = ((tmp_path / name / "predictions.tsv").read_bytes() for name in ("here", "there"))
+    assert here == there
 
 
 def test_proteins_without_features_are_quarantined_and_counted(

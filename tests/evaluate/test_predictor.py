@@ -91,6 +91,12 @@ def test_decoders_are_not_kept(planted, report: Path) -> None:
     assert kept < whole
 
 
+def test_whoever_may_read_other_files_may_read_the_weights(report: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    modes = {path.stat().st_mode for path in (report / "predictor").iterdir()}
+    assert modes == {(tmp_path / "file").stat().st_mode}
+
+
 def test_a_report_or_its_predictor_may_be_given(report: Path) -> None:
     assert find_predictor(report) == find_predictor(report / "predictor") == report / "predictor"
 
