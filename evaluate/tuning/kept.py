@@ -137,11 +137,7 @@ class KeptTuning:
                 if left_over.name not in named:
                     left_over.unlink()
         except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{self.folder}: cannot be written ({error}). What was kept before is safe: make room, then run the "
-                "same command again.",
-                code="E_DISK",
-            ) from error
+            raise _unwritable(self.folder, error) from error
         self._last = time.monotonic()
         self._cost = self._last - begun
 
@@ -162,10 +158,16 @@ class Tunings:
         self._interruption = Interruption()
 
     def __enter__(self) -> "Tunings":
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
         self._lock.__enter__()
         try:
             self._claim()
+        except OSError as error:
+            self._lock.__exit__(type(error), error, None)
+            raise _unwritable(self.folder, error) from error
         except BaseException as error:
             self._lock.__exit__(type(error), error, None)
             raise
@@ -238,6 +240,14 @@ def _remove_kept(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+
+
+def _unwritable(folder: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{folder}: cannot be written ({error}). What was kept before is safe: make room, then run the same command "
+        "again.",
+        code="E_DISK",
+    )
 
 
 def _fsync(path: Path) -> None:

@@ -3,7 +3,7 @@
 It knows nothing about where models come from or how results are shown.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,29 +74,48 @@ def run_protocol(
         if bench.is_fixed(model) and model is not previous:
             train, valid = bench.vectors(model, task.train), bench.vectors(model, task.valid)
         previous = model
-        best: Fit | None = None
-        best_place: KeptTuning | None = None
-        for rates in config.grid if seed == 0 else (runs[0].trial.rates,):
-            kept = place(seed, rates)
-            fit = tune(model, bench, rates, seed, train=train, valid=valid, advance=advance, kept=kept)
-            trial = _trial(fit)
-            tell(
-                f"seed {seed}, learning rates {_text(rates)}: validation Fmax {trial.valid_fmax:.4f} "
-                f"at epoch {trial.best_epoch} of {trial.num_epochs}"
-            )
-            if seed == 0:
-                trials.append(trial)
-            # At a tie the first pair stays, that with the lower rates.
-            if best is None or fit.best.rank > best.best.rank:
-                best, best_place = fit, kept
-        assert best is not None  # a grid has at least one pair
-        runs.append(_scored(best, bench, best_place))
-        keep(best)
+        grid = config.grid if seed == 0 else (runs[0].trial.rates,)
+        tuned = (
+            _Candidate(tune(model, bench, rates, seed, train=train, valid=valid, advance=advance, kept=kept), kept)
+            for rates in grid
+            for kept in [place(seed, rates)]
+        )
+        found, chosen = _choose(tuned, tell)
+        trials += found if seed == 0 else ()
+        runs.append(_scored(chosen, bench))
+        keep(chosen.fit)
+        # Before the next one is tuned: a sequence encoder takes gigabytes.
+        del chosen
     return Outcome(tuple(trials), tuple(runs))
 
 
-def _scored(fit: Fit, bench: Bench, kept: KeptTuning | None) -> SeedRun:
+@dataclass(frozen=True)
+class _Candidate:
+    fit: Fit
+    kept: KeptTuning | None
+
+
+def _choose(tuned: Iterable[_Candidate], tell: Callable[[str], None]) -> tuple[list[Trial], _Candidate]:
+    """All trials, and the best tuning; no more than two tunings are in memory at a time."""
+    trials: list[Trial] = []
+    best: _Candidate | None = None
+    for candidate in tuned:
+        trial = _trial(candidate.fit)
+        tell(
+            f"seed {trial.seed}, learning rates {_text(trial.rates)}: validation Fmax {trial.valid_fmax:.4f} "
+            f"at epoch {trial.best_epoch} of {trial.num_epochs}"
+        )
+        trials.append(trial)
+        # At a tie the first pair stays, that with the lower rates.
+        if best is None or candidate.fit.best.rank > best.fit.best.rank:
+            best = candidate
+    assert best is not None  # a grid has at least one pair
+    return trials, best
+
+
+def _scored(chosen: _Candidate, bench: Bench) -> SeedRun:
     """The scores of a tuning that was chosen; those that were kept of it, if they are there."""
+    fit, kept = chosen.fit, chosen.kept
     found = kept.read() if kept is not None else None
     scores = found.tensors.get("scores") if found is not None else None
     if scores is None:

@@ -16,6 +16,7 @@ from amma.evaluate import tuned_rows
 from amma.evaluate.cli import app
 from amma.evaluate.config import FunctionConfig, Rates
 from amma.evaluate.function import evaluate_function
+from amma.evaluate.report.folder import check_folder
 from amma.evaluate.subject import Subject, open_subject
 from amma.evaluate.tasks.task import read_task
 from amma.evaluate.tuned_rows import tune_rows
@@ -369,6 +370,33 @@ def test_killed_at_any_operation_on_its_files_it_ends_at_the_same_report(
     assert killed > 6
     remove_tunings(folder)
     assert not (folder / FOLDER).exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_what_was_kept_is_safe(planted, memory_folder: Path, always: None, children) -> None:
+    config = planted.config(protocol="probe", num_seeds=1, max_epochs=1).model_copy(update={"bootstrap": 0})
+    subject = open_subject(config)
+    whole = tune_rows(config, subject)
+    full = 0
+    for number in (1, 2, 5, 9, 20, 31):
+        folder = memory_folder / f"full-{number}"
+        code = children.run_to_operation(
+            number, lambda folder=folder: tune_rows(config, subject, report_dir=folder), below=folder, disk_full=True
+        )
+        full += code == children.DISK_FULL
+        assert same(whole, tune_rows(config, subject, report_dir=folder))
+    assert full >= 4
+
+
+def test_a_folder_with_tunings_and_no_page_is_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    check_folder(tmp_path, overwrite=False)
+    (tmp_path / "report.json").touch()  # killed while the report was written
+    check_folder(tmp_path, overwrite=False)
+    (tmp_path / "report.html").touch()
+    with pytest.raises(UsageError, match="already holds a report"):
+        check_folder(tmp_path, overwrite=False)
+    check_folder(tmp_path, overwrite=True)
 
 
 def test_nothing_is_kept_without_a_folder(config: FunctionConfig, subject: Subject, monkeypatch) -> None:
