@@ -9,6 +9,9 @@ from amma.evaluate.tasks.task import Task
 from amma.manifests.table import Modality
 from amma.train.model.fusion import FusionModel
 
+BYTES_PER_PARAMETER = 16
+"""On the device weight, gradient and two moments in float32; on disk weight, best weight and the moments."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -71,9 +74,16 @@ def schedule_lines(config: FinetuneConfig, planned: Schedule) -> list[str]:
     fusion = f", {' or '.join(f'{rate:g}' for rate in config.fusion_lrs)} elsewhere" if config.fusion_lrs else ""
     decay = f", times {config.lr_decay:g} after each epoch" if config.lr_decay != 1 else ""
     products = f"; products of the sequence encoder in {config.precision}" if config.precision else ""
-    return [
+    lines = [
         f"tuned with a head: {', '.join(parts)} parameters ({planned.num_parameters:,})" if parts else "tuned: a head",
         f"{optimizer}, learning rates {heads} for the head{fusion}{decay}{products}",
         f"at most {planned.tunings} tunings x {planned.epochs} epochs x {planned.steps_per_epoch:,} steps of "
         f"{config.batch_size} proteins = {planned.steps:,} steps for each of the trained and the untrained model",
     ]
+    if config.protocol is Protocol.PAPER:
+        gigabytes = BYTES_PER_PARAMETER * planned.num_parameters / 1e9
+        lines.append(
+            f"at least {gigabytes:.1f} GB on the device for weights, gradients and moments; activations come on top "
+            "(--recompute: hardly any). As much on disk, in REPORT_DIR, until the report is there"
+        )
+    return lines

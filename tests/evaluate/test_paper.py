@@ -392,6 +392,7 @@ def test_a_dry_run_says_what_will_be_tuned(case: Case, tmp_path: Path) -> None:
     assert f"sequence encoder {esm.num_parameters:,}, fusion encoder" in result.stdout
     assert "AdamW, learning rates 0.0001 for the head, 1e-05 elsewhere, times 0.95 after each epoch" in result.stdout
     assert "3 tunings x 100 epochs x 36 steps of 1 proteins = 10,800 steps" in result.stdout
+    assert "at least 0.0 GB on the device" in result.stdout  # it is a toy
     plan = json.loads(call(case, tmp_path / "report", "--dry-run", "--json").stdout)
     assert plan["schedule"]["parameters"]["sequence encoder"] == esm.num_parameters
     assert (plan["schedule"]["steps"], plan["config"]["protocol"]) == (10_800, "paper")
