@@ -1,8 +1,9 @@
-"""Figures of a report as plotly's JSON: data and layout, nothing that needs a network or a server."""
+"""The figures of a function report."""
 
 from typing import Any
 
 from amma.evaluate.report.results import Report, Row
+from amma.evaluate.report.section import Figure
 
 COLOURS = {
     "trained": "#1f5fa8",
@@ -11,41 +12,30 @@ COLOURS = {
     "nearest training sequence": "#8a4f9e",
     "label frequency": "#7b8390",
 }
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-def pr_figure(report: Report) -> dict[str, Any]:
+def pr_figure(report: Report) -> Figure:
     """Micro-averaged precision–recall curves, one for each row and seed; the first seed's line is the strong one."""
-    traces = [
+    traces = tuple(
         _pr_trace(row, number)
         for row in reversed(report.rows)  # the trained model is drawn last, on top
         for number in reversed(range(len(row.runs)))
-    ]
-    axis = {
-        "range": [0, 1.02],
-        "showgrid": True,
-        "gridcolor": "#e6e9ee",
-        "zeroline": False,
-        "linecolor": "#9aa3af",
-        "ticks": "outside",
-        "tickcolor": "#9aa3af",
-    }
-    return {
-        "data": traces,
-        "layout": {
-            "xaxis": {**axis, "title": {"text": "Recall"}},
-            "yaxis": {**axis, "title": {"text": "Precision"}},
-            "font": {"family": FONT, "size": 13, "color": "#26303c"},
-            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "reversed"},
-            "margin": {"l": 56, "r": 16, "t": 48, "b": 52},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "hovermode": "closest",
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#9aa3af", "activecolor": COLOURS["trained"]},
-            "height": 440,
+    )
+    return Figure(
+        data=traces,
+        layout={
+            "xaxis": {"range": [0, 1.02], "title": {"text": "Recall"}},
+            "yaxis": {"range": [0, 1.02], "title": {"text": "Precision"}},
+            "legend": {"traceorder": "reversed"},
         },
-        "config": {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
-    }
+        caption=(
+            "Micro-averaged over all pairs; the area below a curve is its AUPR. Strong lines are seed 0, pale ones the "
+            "other seeds."
+        ),
+        alt="Precision against recall. AUPR: "
+        + ", ".join(f"{row.name} {row.aupr.mean:.3f}" for row in report.rows)
+        + ".",
+    )
 
 
 def _pr_trace(row: Row, number: int) -> dict[str, Any]:

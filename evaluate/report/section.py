@@ -9,7 +9,24 @@ from pydantic import Field, model_validator
 
 from amma.manifests.settings import Settings
 
-Cell = str | int | float | None
+
+class Estimate(Settings):
+    """A cell: a mean, what it varies by over seeds, and an interval; what is not known is left out. Sorts by mean."""
+
+    mean: float
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Labelled(Settings):
+    """A cell: a text with a smaller one below it, such as a term and its name. Sorts by the text."""
+
+    text: str
+    note: str
+
+
+Cell = str | int | float | None | Estimate | Labelled
 
 
 class Column(Settings):
@@ -20,12 +37,18 @@ class Column(Settings):
 
 
 class Table(Settings):
-    """Rows of cells, the first of each names it; numbers are not rounded here. `strong` rows, by place, stand out."""
+    """Rows of cells, the first of each names it; numbers are not rounded here, None is shown as a dash.
+
+    `strong` rows, by place, stand out. Readers sort by the header of a column. If there are more than `first` rows, a
+    page shows these, and the others when asked or searched for.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     strong: tuple[int, ...] = ()
+    caption: str = ""
+    first: Annotated[int, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _rows_fit_the_columns(self) -> "Table":
@@ -36,12 +59,18 @@ class Table(Settings):
 
 
 class Figure(Settings):
-    """A figure as plotly's JSON (`data` and `layout`), its caption and its height in pixels."""
+    """A figure as plotly's JSON (`data` and `layout`), its caption and its height in pixels.
+
+    `data`'s names and the strings in lists (`text`, `x`, `customdata`, tick labels) are shown as they stand. Templates,
+    titles and annotations may use <br>, <b>, <i>, <sub> and <sup>: put no id or name into them; a template can take
+    those from `customdata`. `alt` says in words what is to be seen, for who cannot see it (none: the caption does).
+    """
 
     data: tuple[dict[str, Any], ...]
     layout: dict[str, Any] = Field(default_factory=dict)
     caption: str = ""
     height: Annotated[int, Field(gt=0)] = 440
+    alt: str = ""
 
 
 class Section(Settings):
