@@ -30,7 +30,8 @@ from amma.evaluate.config import FinetuneConfig, Protocol, Rates, TaskName
 from amma.evaluate.controls.baselines import untrained_models
 from amma.evaluate.metrics.exact import aupr, fmax
 from amma.evaluate.tasks.task import Task, read_task
-from amma.evaluate.tuning.finetune import Bench, Start, predict, tune
+from amma.evaluate.tuning.bench import Bench, Start
+from amma.evaluate.tuning.finetune import predict, tune
 from amma.evaluate.tuning.pooled import PooledInputs
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.files import write_json_atomically

@@ -16,7 +16,8 @@ from amma.evaluate.config import FunctionConfig, Rates
 from amma.evaluate.controls.baselines import untrained_models
 from amma.evaluate.subject import Subject
 from amma.evaluate.tasks.task import Task
-from amma.evaluate.tuning.finetune import Bench, Fit, Start
+from amma.evaluate.tuning.bench import Bench, Start
+from amma.evaluate.tuning.finetune import Fit
 from amma.evaluate.tuning.kept import KeptTuning, Tunings
 from amma.evaluate.tuning.pooled import PooledInputs
 from amma.evaluate.tuning.protocol import Outcome, num_epochs_at_most, run_protocol

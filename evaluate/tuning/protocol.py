@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float32
 
 from amma.evaluate.config import FinetuneConfig, Rates
-from amma.evaluate.tuning.finetune import Bench, Fit, Start, Vectors, predict, tune
+from amma.evaluate.tuning.bench import Bench, Start, Vectors
+from amma.evaluate.tuning.finetune import Fit, predict, tune
 from amma.evaluate.tuning.kept import KeptTuning
 
 

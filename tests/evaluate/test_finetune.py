@@ -7,7 +7,8 @@ import torch
 from amma.evaluate.config import Protocol, Rates
 from amma.evaluate.metrics.exact import fmax
 from amma.evaluate.tasks.task import Split, read_task
-from amma.evaluate.tuning.finetune import Bench, predict, tune
+from amma.evaluate.tuning.bench import Bench
+from amma.evaluate.tuning.finetune import predict, tune
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import LossError
 from amma.train.model.amma import AMMA

@@ -20,9 +20,12 @@ from amma.evaluate.report.folder import check_folder
 from amma.evaluate.subject import Subject, open_subject
 from amma.evaluate.tasks.task import read_task
 from amma.evaluate.tuned_rows import tune_rows
+from amma.evaluate.tuning import bench as bench_module
 from amma.evaluate.tuning import finetune, kept
-from amma.evaluate.tuning.finetune import Bench, Fit, predict, tune
+from amma.evaluate.tuning.bench import Bench
+from amma.evaluate.tuning.finetune import Fit, predict, tune
 from amma.evaluate.tuning.kept import FOLDER, KeptTuning, Tunings, remove_tunings
+from amma.evaluate.tuning.pooled import PooledInputs
 from amma.evaluate.tuning.protocol import Outcome, run_protocol
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.stopping import InterruptedRunError
@@ -60,7 +63,7 @@ def make_bench(planted, store: FeatureStore, protocol: str, pause: Callable[[], 
 
 
 def weights(fit: Fit) -> list[torch.Tensor]:
-    assert not isinstance(fit.model, finetune.PooledInputs)
+    assert not isinstance(fit.model, PooledInputs)
     return [*fit.head.state_dict().values(), *fit.model.state_dict().values()]
 
 
@@ -196,14 +199,14 @@ def test_test_proteins_are_not_read_before_all_choices_are_made(planted, store: 
     task = read_task("ec", store, labels=planted.labels, splits=planted.splits)
     test = set(task.test.rows.tolist())
     events: list[str] = []
-    represent = finetune.represent
+    represent = bench_module.represent
 
     def watched(model: object, store: object, rows: np.ndarray, *rest: object, **more: object) -> object:
         if test & set(rows.tolist()):
             events.append("test")
         return represent(model, store, rows, *rest, **more)
 
-    monkeypatch.setattr(finetune, "represent", watched)
+    monkeypatch.setattr(bench_module, "represent", watched)
     model = load_model(planted.run).model
     run_protocol(
         lambda seed: model, Bench(store, task, config, torch.device("cpu")), tell=lambda _: events.append("tuned")
@@ -266,7 +269,7 @@ def test_finished_tunings_and_scores_are_read(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it was computed again")
 
-    monkeypatch.setattr(finetune, "represent", never)
+    monkeypatch.setattr(bench_module, "represent", never)
     monkeypatch.setattr(finetune._Tuning, "_take_step", never)
     assert same(whole, tune_rows(config, subject, report_dir=tmp_path))
     assert "going on from 9 tunings that were kept" in capsys.readouterr().err

@@ -20,7 +20,8 @@ from amma.evaluate.predictor.loaded import Predictor
 from amma.evaluate.report.results import Report
 from amma.evaluate.subject import Subject, open_subject
 from amma.evaluate.tuned_rows import tune_rows
-from amma.evaluate.tuning.finetune import Bench, Fit, predict, tune
+from amma.evaluate.tuning.bench import Bench
+from amma.evaluate.tuning.finetune import Fit, predict, tune
 from amma.evaluate.tuning.kept import KeptTuning
 from amma.evaluate.tuning.sequence_features import check_features
 from amma.evaluate.tuning.together import Together

@@ -4,7 +4,8 @@ import torch
 
 from amma.evaluate.config import Protocol, Rates
 from amma.evaluate.tasks.task import INPUTS, read_task
-from amma.evaluate.tuning.finetune import Bench, tune
+from amma.evaluate.tuning.bench import Bench
+from amma.evaluate.tuning.finetune import tune
 from amma.evaluate.tuning.pooled import PooledInputs
 from amma.featurize.store.reader import FeatureStore
 from amma.manifests.table import Modality

@@ -19,7 +19,7 @@ from amma.evaluate.predictor.results import PredictFacts
 from amma.evaluate.predictor.saving import PredictorWriter
 from amma.evaluate.report.results import Inputs
 from amma.evaluate.subject import open_subject
-from amma.evaluate.tuning.finetune import Bench
+from amma.evaluate.tuning.bench import Bench
 from amma.evaluate.tuning.protocol import run_protocol
 from amma.featurize.encoders.presets import build_encoders
 from amma.featurize.store.push import push_store

@@ -15,7 +15,7 @@ from amma.evaluate.predictor.loaded import Predictor
 from amma.evaluate.predictor.saving import PredictorWriter, mean_probability
 from amma.evaluate.report.results import Inputs
 from amma.evaluate.subject import Subject, open_subject
-from amma.evaluate.tuning.finetune import Bench
+from amma.evaluate.tuning.bench import Bench
 from amma.evaluate.tuning.protocol import SeedRun, run_protocol
 from amma.evaluate.tuning.visible import visible_draws
 from amma.manifests.errors import CheckpointError, FingerprintError

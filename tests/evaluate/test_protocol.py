@@ -5,7 +5,7 @@ import torch
 
 from amma.evaluate.config import Protocol, Rates
 from amma.evaluate.tasks.task import read_task
-from amma.evaluate.tuning.finetune import Bench
+from amma.evaluate.tuning.bench import Bench
 from amma.evaluate.tuning.protocol import num_epochs_at_most, run_protocol
 from amma.featurize.store.reader import FeatureStore
 from amma.train.run.checkpoint import load_model
