@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from amma.evaluate import tuned_rows
 from amma.evaluate.cli import app
 from amma.evaluate.config import FunctionConfig, Rates
 from amma.evaluate.metrics.exact import fmax
@@ -23,11 +24,14 @@ from amma.evaluate.tuned_rows import tune_rows
 from amma.evaluate.tuning.bench import Bench
 from amma.evaluate.tuning.finetune import Fit, predict, tune
 from amma.evaluate.tuning.kept import KeptTuning
-from amma.evaluate.tuning.sequence_features import check_features
+from amma.evaluate.tuning.pooled import PooledInputs
+from amma.evaluate.tuning.protocol import Outcome
+from amma.evaluate.tuning.sequence_features import check_features, open_sequence_encoder
 from amma.evaluate.tuning.together import Together
 from amma.featurize.encoders.esm import EsmEncoder
 from amma.featurize.encoders.esm_checkpoint import random_model
 from amma.featurize.encoders.protocol import Encoded, EncoderInput
+from amma.featurize.recode import recode_store
 from amma.featurize.store.reader import FeatureStore
 from amma.featurize.store.settings import StoreSettings
 from amma.featurize.store.stopping import InterruptedRunError
@@ -97,11 +101,18 @@ def write_esm(path: Path, *, blind: bool, seed: int = 3) -> None:
     torch.save({"args": args, "model": prefixed}, path)
 
 
-def write_case(folder: Path, *, blind: bool = False, dtype: str = "float32", family: str = "asymmetric") -> Case:
+def write_case(
+    folder: Path,
+    *,
+    blind: bool = False,
+    dtype: str = "float32",
+    family: str = "asymmetric",
+    precision: str = "fp32",
+) -> Case:
     """60 proteins: 36 train, 12 valid, 12 test. Every fifth has no structure; some are longer than what is read."""
     weights = folder / "weights" / "esm1b_t33_650M_UR50S.pt"
     write_esm(weights, blind=blind)
-    encoder = EsmEncoder.from_file(weights, max_residues=LIMIT)
+    encoder = EsmEncoder.from_file(weights, max_residues=LIMIT, precision=precision)
     rng = np.random.default_rng(5)
     ids, proteins, terms = [f"P{n:02d}" for n in range(60)], [], []
     for n, name in enumerate(ids):
@@ -212,6 +223,44 @@ def test_a_store_in_float16_differs_by_its_rounding_alone(tmp_path: Path) -> Non
         stored = subject.store.read(SEQ, row).features.astype(np.float32)
         # Half a unit in the last place of float16, and what float32 sums differ by.
         assert (np.abs(found - stored) <= np.abs(stored) * 2.0**-11 + 1e-5).all()
+
+
+def test_a_store_computed_in_bf16_is_as_near_as_bf16_is(tmp_path: Path) -> None:
+    case = write_case(tmp_path, precision="bf16")
+    subject = open_subject(case.config())
+    assert subject.sequence is not None
+    assert subject.store.fingerprint["seq"]["dtype"] == "bfloat16"
+    check_features(subject.sequence, subject.store, device=torch.device("cpu"))
+
+
+def test_a_store_of_int8_codes_is_as_near_as_its_codes_are(case: Case, tmp_path: Path) -> None:
+    with FeatureStore(case.folder / "store.zarr") as source:
+        recode_store(source, tmp_path / "codes.zarr", threads=1)
+    with FeatureStore(tmp_path / "codes.zarr") as store:
+        encoder = open_sequence_encoder(case.config(), store, np.arange(len(store)))
+        check_features(encoder, store, device=torch.device("cpu"))
+
+
+def test_the_control_is_a_fresh_model_behind_the_same_encoder(
+    subject: Subject, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+
+    def noted(start: Callable[[int], Any], bench: Bench, **_: object) -> Outcome:
+        starts.append((start(0), start(1), bench.config))
+        return Outcome((), ())
+
+    monkeypatch.setattr(tuned_rows, "run_protocol", noted)
+    tune_rows(case.config(), subject)
+    (trained, again, _), (untrained, other, _), (pooled, _, alone) = starts
+    assert subject.sequence is not None
+    assert trained.esm is again.esm is untrained.esm is other.esm is subject.sequence.esm
+    assert trained.fusion is again.fusion
+    assert changed(weights(untrained.fusion), trained.fusion)
+    assert changed(weights(untrained.fusion), other.fusion)
+    assert not changed(weights(untrained.fusion.standardiser), trained.fusion.standardiser)
+    assert isinstance(pooled, PooledInputs)
+    assert alone.protocol == "probe"
 
 
 def test_what_is_tuned_is_what_the_paper_lists(subject: Subject, case: Case) -> None:
