@@ -22,6 +22,7 @@ from amma.evaluate.report.calibrated import calibration_facts
 from amma.evaluate.report.extremes import find_extremes
 from amma.evaluate.report.hierarchy import Hierarchy
 from amma.evaluate.report.pairs import paired_with
+from amma.evaluate.report.pretraining_results import PretrainingFacts
 from amma.evaluate.report.results import Inputs, IntervalFacts, Leakage, Provenance, Report
 from amma.evaluate.report.rows import Scorer
 from amma.evaluate.report.scored import Scored
@@ -80,6 +81,7 @@ def assemble(
         task=task_facts(config, subject),
         config=config.finetune,
         inputs=_inputs(config, subject),
+        pretraining=PretrainingFacts.of(subject.trained),
         intervals=intervals,
         rows=tuple(rows),
         paired=paired,

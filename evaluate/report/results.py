@@ -9,6 +9,7 @@ from amma.evaluate.config import FinetuneConfig
 from amma.evaluate.report.calibration_results import CalibrationFacts
 from amma.evaluate.report.estimates import Difference, Interval, Summary
 from amma.evaluate.report.included import Included
+from amma.evaluate.report.pretraining_results import PretrainingFacts
 from amma.evaluate.report.protein_results import Extremes
 from amma.evaluate.report.slice_results import IdentitySlices, Slice, SliceFigures
 from amma.evaluate.report.task_results import TaskFacts
@@ -17,7 +18,7 @@ from amma.manifests.errors import InputError
 from amma.manifests.settings import Settings
 
 FORMAT = "amma-report"
-FORMAT_VERSION = "2.0"
+FORMAT_VERSION = "2.1"
 
 
 RowName = Literal["trained", "untrained", "pooled inputs", "nearest training sequence", "label frequency"]
@@ -233,7 +234,7 @@ class Report(Settings):
     """The whole of `report.json`; `report.html` shows nothing that is not in here.
 
     `terms` has all terms in the order of the task, `lengths` slices by number of residues. `paired` is empty if no
-    intervals were asked for.
+    intervals were asked for. `pretraining` is None in reports of version 2.0, and of checkpoints that do not tell.
     """
 
     format: Literal["amma-report"] = "amma-report"
@@ -241,6 +242,7 @@ class Report(Settings):
     task: TaskFacts
     config: FinetuneConfig
     inputs: Inputs
+    pretraining: PretrainingFacts | None = None
     intervals: IntervalFacts | None
     rows: tuple[Row, ...]
     paired: tuple[Paired, ...]

@@ -14,6 +14,7 @@ from amma.evaluate.metrics.calibration import Calibration, Reliability, Reliabil
 from amma.evaluate.report.calibration_results import CalibrationFacts, CalibrationRun
 from amma.evaluate.report.estimates import Difference, Interval, Summary
 from amma.evaluate.report.included import Included
+from amma.evaluate.report.pretraining_results import PretrainingFacts
 from amma.evaluate.report.protein_results import Extremes, ProteinRecord, ScoredTerm
 from amma.evaluate.report.results import (
     CafaFacts,
@@ -272,6 +273,24 @@ def make_report() -> Callable[..., Report]:
                 term_names_sha256="89" * 32,
                 random_encoders=True,
             ),
+            pretraining=PretrainingFacts(
+                family="asymmetric",
+                recipe=None,
+                alpha=(1.0, 2.0, 2.0),
+                num_triplets=609,
+                num_seq_str=89,
+                num_seq_func=23,
+                subset=None,
+                epochs=4,
+                epochs_done=3,
+                seed=0,
+                subset_seed=0,
+                began_with=None,
+                preset="tiny",
+                num_parameters=1_372_000,
+                encoders_sha256="ba" * 32,
+                settings={"epochs": "4", "model.family": '"asymmetric"', "optimizer.lr": "0.001"},
+            ),
             intervals=IntervalFacts(
                 level=0.95,
                 num_resamples=1000,
@@ -464,7 +483,13 @@ def write_run(folder: Path) -> Path:
             "config": {
                 "model": PLANTED_MODEL.model_dump(mode="json"),
                 "mask": MaskConfig(visible_tokens=9).model_dump(mode="json"),
+                "optimizer": {"lr": 1e-3},
+                "epochs": 4,
+                "seed": 7,
+                "device": "cpu",
             },
+            "epoch": 3,
+            "proteins": {"streams": {"triplet": 137, "seq-func": 23}},
             "widths": {str(modality): width for modality, width in PLANTED_WIDTHS.items()},
             "inputs": {"fingerprint": store.fingerprint, "root_hashes": [store.root_hash]},
             "random_weights": True,
