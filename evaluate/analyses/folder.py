@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from amma.evaluate.analyses.report import AnalysisReport
+from amma.evaluate.analyses.report import Analysis
 from amma.evaluate.report.document import render_document
 from amma.manifests.errors import UsageError
 from amma.manifests.files import (
@@ -44,7 +44,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{folder} already holds an analysis. Pass --overwrite to replace it, or give a new folder.")
 
 
-def write_folder(folder: Path, report: AnalysisReport, files: Mapping[str, Write] | None = None) -> Path:
+def write_folder(folder: Path, report: Analysis, files: Mapping[str, Write] | None = None) -> Path:
     """Write an analysis and give the path of its page; an older one is removed first, never mixed with this one.
 
     `files` are what it has besides, by name (`vectors.parquet`, `structures/1ABC-A.cif`); each is handed a path to

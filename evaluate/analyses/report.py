@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -42,10 +43,10 @@ class AnalysisInputs(Settings):
         )
 
 
-class AnalysisReport(Settings):
-    """Common to all analyses; each adds its own typed `results`. The page shows `sections`, and nothing else.
+class Analysis(Settings, ABC):
+    """Common to all analyses, whatever they look at. The page shows `sections`, and nothing else.
 
-    `proteins` says who was looked at; None for an analysis that looks at finished runs and no proteins.
+    Each adds its own typed `inputs`, which say at least whether encoders were random, `results` and `provenance`.
     """
 
     format: Literal["amma-analysis"] = "amma-analysis"
@@ -54,10 +55,16 @@ class AnalysisReport(Settings):
     title: str
     lead: str
     config: dict[str, Any]
-    inputs: AnalysisInputs
-    proteins: HeldOutFacts | None = None
     sections: tuple[Section, ...]
-    provenance: Provenance
+
+    @property
+    @abstractmethod
+    def random_encoders(self) -> bool:
+        """Whether any of the features came from encoders with random weights."""
+
+    @abstractmethod
+    def facts(self) -> list[tuple[str, str]]:
+        """Name and value of all that ends the page: where the figures come from."""
 
     def document(self) -> Document:
         """The page."""
@@ -65,12 +72,26 @@ class AnalysisReport(Settings):
             kicker=f"AMMA · {self.analysis}",
             title=self.title,
             lead=self.lead,
-            random_encoders=self.inputs.random_encoders,
+            random_encoders=self.random_encoders,
             sections=self.sections,
-            facts=tuple(self._facts()),
+            facts=tuple(self.facts()),
         )
 
-    def _facts(self) -> list[tuple[str, str]]:
+
+class AnalysisReport(Analysis):
+    """Common to the analyses of one checkpoint on the proteins of one store; `proteins` says who was looked at."""
+
+    inputs: AnalysisInputs
+    proteins: HeldOutFacts | None = None
+    provenance: Provenance
+
+    @property
+    def random_encoders(self) -> bool:
+        """Those of the store, or of pretraining."""
+        return self.inputs.random_encoders
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Checkpoint, store, settings, versions."""
         inputs, provenance = self.inputs, self.provenance
         step, sha256 = inputs.checkpoint_step, inputs.checkpoint_sha256
         return [

@@ -18,15 +18,16 @@ MAJOR = "1"
 class Included(Settings):
     """An analysis as it was found in its folder: its sections, unchanged, and what they are of.
 
-    `same_checkpoint` says whether that is the model that this report is about; `sha256` is that of its `report.json`.
+    `checkpoint_step` and `checkpoint_sha256` are None for an analysis of several models. `same_checkpoint` says whether
+    it is of the model that this report is about; `sha256` is that of its `report.json`.
     """
 
     analysis: str
     title: str
     lead: str
     sections: tuple[Section, ...]
-    checkpoint_step: int
-    checkpoint_sha256: str
+    checkpoint_step: int | None
+    checkpoint_sha256: str | None
     same_checkpoint: bool
     random_encoders: bool
     sha256: str
@@ -35,8 +36,8 @@ class Included(Settings):
 class _Inputs(Settings):
     model_config = ConfigDict(extra="ignore")
 
-    checkpoint_step: int
-    checkpoint_sha256: str
+    checkpoint_step: int | None = None
+    checkpoint_sha256: str | None = None
     random_encoders: bool
 
 

@@ -101,8 +101,10 @@ def _term(term: str, name: str | None) -> str:
 
 
 def _included_line(included: Included) -> str:
-    other = "" if included.same_checkpoint else f" of ANOTHER checkpoint (sha256 {included.checkpoint_sha256[:12]})"
-    return printable(f"shown along: {included.analysis}{other}")
+    of = "" if included.same_checkpoint else " of SEVERAL checkpoints"
+    if not included.same_checkpoint and included.checkpoint_sha256 is not None:
+        of = f" of ANOTHER checkpoint (sha256 {included.checkpoint_sha256[:12]})"
+    return printable(f"shown along: {included.analysis}{of}")
 
 
 def _tuned(finetune: FinetuneConfig) -> str:

@@ -42,6 +42,11 @@ def test_an_analysis_of_another_checkpoint_is_taken_and_marked(tmp_path: Path) -
     assert not read_included(write(tmp_path / "tsne"), checkpoint_sha256="ba").same_checkpoint
 
 
+def test_an_analysis_of_several_models_is_of_no_one_checkpoint(tmp_path: Path) -> None:
+    included = read_included(write(tmp_path / "a", inputs={"random_encoders": False}), checkpoint_sha256="ab")
+    assert (included.checkpoint_step, included.checkpoint_sha256, included.same_checkpoint) == (None, None, False)
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [

@@ -44,6 +44,9 @@ def test_an_analysis_of_another_model_is_told_as_such(make_report: MakeReport) -
     other = report.included[0].model_copy(update={"same_checkpoint": False, "checkpoint_sha256": "fe" * 32})
     lines = result_lines(report.model_copy(update={"included": (other,)}))
     assert "shown along: alignment of ANOTHER checkpoint (sha256 fefefefefefe)" in lines
+    several = other.model_copy(update={"checkpoint_step": None, "checkpoint_sha256": None})
+    lines = result_lines(report.model_copy(update={"included": (several,)}))
+    assert "shown along: alignment of SEVERAL checkpoints" in lines
 
 
 def test_without_an_ontology_or_resamples_their_lines_are_left_out(make_report: MakeReport) -> None:
