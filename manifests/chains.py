@@ -58,6 +58,18 @@ def read_chains(data: bytes, file_name: str) -> list[RawChain]:
     Raises `RecordError`: `E_FORMAT` (name), `E_GZIP`, `E_EMPTY`, `E_PARSE`, `E_COORD` (a coordinate that is no finite
     number), `E_CHAINS` (no protein chain).
     """
+    structure = read_model(data, file_name)
+    try:
+        chains = [chain for part in structure[0] if (chain := _raw_chain(part))] if len(structure) else []
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise _unreadable(error) from error
+    if not chains:
+        raise RecordError("E_CHAINS", "no protein chain in it", "Expected residues with Cα atoms.")
+    return chains
+
+
+def read_model(data: bytes, file_name: str) -> gemmi.Structure:
+    """All atoms of a structure file, entities set up; raises `RecordError` as `read_chains`, but for `E_CHAINS`."""
     stem = structure_stem(file_name)
     if stem is None:
         raise RecordError(
@@ -68,13 +80,13 @@ def read_chains(data: bytes, file_name: str) -> list[RawChain]:
         raise RecordError("E_EMPTY", "an empty file", "Fetch the file again.")
     suffix = file_name[len(stem) :].lower().removesuffix(".gz")
     try:
-        structure = _parse(text, suffix)
-        chains = [chain for part in structure[0] if (chain := _raw_chain(part))] if len(structure) else []
+        return _parse(text, suffix)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise RecordError("E_PARSE", f"it cannot be read: {error}", "Check the file; fetch it again.") from error
-    if not chains:
-        raise RecordError("E_CHAINS", "no protein chain in it", "Expected residues with Cα atoms.")
-    return chains
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> RecordError:
+    return RecordError("E_PARSE", f"it cannot be read: {error}", "Check the file; fetch it again.")
 
 
 def select_chain(chains: Sequence[RawChain], wanted: str | None, protein_id: str) -> RawChain:
