@@ -19,6 +19,7 @@ from amma.evaluate.config import (
     Unlabelled,
     Visible,
 )
+from amma.evaluate.options import Bootstrap, Checkpoint, Device, Overwrite, Store, Threads
 from amma.evaluate.predict_command import predict
 from amma.evaluate.tsne_command import tsne
 from amma.featurize.store.location import parse_location
@@ -34,10 +35,8 @@ def _commands() -> None:
 
 @app.command()
 def function(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder of amma-train (its best one), or a step.")
-    ],
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A sealed store of the same encoders; s3:// too.")],
+    checkpoint: Checkpoint,
+    store: Store,
     report_dir: Annotated[Path, typer.Argument(metavar="REPORT_DIR", help="Folder for the report; new or empty.")],
     task: Annotated[TaskName, typer.Option(help="What to predict.")],
     labels: Annotated[Path, typer.Option(help="Label table: TSV with columns id, ec, ec_class, or DeepFRI's.")],
@@ -132,9 +131,7 @@ def function(
             "--recompute", help="With protocol paper: less memory for more time, by computing activations twice."
         ),
     ] = False,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, metavar="NUMBER", help="Resamples of the test split for 95 % intervals; 0: none.")
-    ] = 1000,
+    bootstrap: Bootstrap = 1000,
     clusters: Annotated[
         Path | None,
         typer.Option(metavar="TSV", help="Two columns, id and cluster, resampled together; else equal sequences are."),
@@ -172,15 +169,15 @@ def function(
             "first of them that is installed."
         ),
     ] = SearchTool.AUTO,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
     predictor: Annotated[
         bool,
         typer.Option(
             "--predictor/--no-predictor", help="Keep the tuned model in REPORT_DIR, for amma-eval predict; or do not."
         ),
     ] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in REPORT_DIR.")] = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,

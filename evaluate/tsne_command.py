@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from amma.manifests.console import AsJson, Debug, DryRun, print_json, say
+from amma.evaluate.options import AnalysisOut, Checkpoint, Device, Ids, Overwrite, Store, Threads
+from amma.manifests.console import AsJson, Debug, DryRun, say
 
 
 class PaperFigure(StrEnum):
@@ -17,17 +18,13 @@ class PaperFigure(StrEnum):
 
 
 def tsne(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder of amma-train, a step, or an exported model.")
-    ],
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A sealed store of the same encoders; s3:// too.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the analysis; new or empty.")],
+    checkpoint: Checkpoint,
+    store: Store,
+    out: AnalysisOut,
     figure: Annotated[
         PaperFigure, typer.Option(help="1: raw features. 4: what the model makes of them.")
     ] = PaperFigure.REPRESENTATIONS,
-    ids: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Only these proteins, one id a line. [default: all held out]")
-    ] = None,
+    ids: Ids = None,
     number: Annotated[
         int | None,
         typer.Option(min=5, help="Held-out proteins to draw. [default: 1000 for figure 1, 500 for figure 4]"),
@@ -48,9 +45,9 @@ def tsne(
     label_column: Annotated[str, typer.Option(metavar="NAME", help="The column of --labels that is shown.")] = (
         "ec_class"
     ),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the analysis in OUT.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -62,6 +59,7 @@ def tsne(
     """
     from amma.evaluate.analyses.folder import check_folder, write_folder
     from amma.evaluate.analyses.subject import choose_held_out, open_analysis
+    from amma.evaluate.analyses.terminal import tell_plan, tell_result
     from amma.evaluate.analyses.tsne import COORDINATES, analyse_tsne, read_label_column, write_coordinates
     from amma.evaluate.analyses.tsne_page import lines_of
     from amma.evaluate.analyses.tsne_results import COMPONENTS, FEWEST, NUMBER, TsneConfig
@@ -95,18 +93,9 @@ def tsne(
     listed = read_ids(ids) if ids else None
     held_out = choose_held_out(subject, number=config.number, seed=seed, ids=listed, at_least=FEWEST)
     if dry_run:
-        if as_json:
-            print_json({"config": config.model_dump(mode="json"), "proteins": held_out.facts.model_dump(mode="json")})
-        else:
-            print(held_out.facts.sentence())
-        say(f"dry run: nothing was computed; the analysis would go to {out}")
+        tell_plan(config, held_out, out, as_json=as_json)
         return
     say(held_out.facts.sentence())
     report, panels, known = analyse_tsne(config, subject, held_out, threads=threads)
     page = write_folder(out, report, {COORDINATES: lambda path: write_coordinates(path, held_out.ids, panels, known)})
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-        say(f"report: {page}")
-        return
-    print(*lines_of(report), sep="\n")
-    print(f"report: {page}")
+    tell_result(report, lines_of(report), page, as_json=as_json)
