@@ -20,9 +20,8 @@ from amma.evaluate.comparison.results import (
     Wins,
 )
 from amma.evaluate.comparison.side import Side, check_comparable, on_common, other_settings, read_side
-from amma.evaluate.metrics.paired import PairedFigure
 from amma.evaluate.metrics.paired import compare as compare_scores
-from amma.evaluate.report.estimates import Difference, Interval, Summary
+from amma.evaluate.report.estimates import Difference, Summary
 from amma.manifests.console import say
 from amma.manifests.files import sha256_of_file
 from amma.train.data.validation_split import Clusters, read_clusters
@@ -30,7 +29,6 @@ from amma.train.data.validation_split import Clusters, read_clusters
 PACKAGES = ("amma", "numpy", "pyarrow")
 ROUNDING = 1e-9
 """Figures closer than this are a tie."""
-DECIMALS = 6
 
 
 def compare_reports(
@@ -65,8 +63,8 @@ def compare_reports(
         num_proteins=len(first.ids),
         a=_facts(first, only_first),
         b=_facts(second, only_second),
-        fmax=_difference(paired.fmax),
-        aupr=_difference(paired.aupr),
+        fmax=Difference.of(paired.fmax),
+        aupr=Difference.of(paired.aupr),
         num_resamples=num_resamples,
         clusters=ClusterFacts(
             num_clusters=len(np.unique(drawn.number)),
@@ -126,15 +124,6 @@ def _facts(side: Side, num_only_here: int) -> SideFacts:
         aupr=Summary.of(side.aupr),
         num_only_here=num_only_here,
         random_encoders=side.report.inputs.random_encoders,
-    )
-
-
-def _difference(figure: PairedFigure) -> Difference:
-    return Difference(
-        difference=round(figure.difference, DECIMALS),
-        interval=Interval(low=figure.low, high=figure.high),
-        p_bootstrap=figure.p_bootstrap,
-        p_swap=figure.p_swap,
     )
 
 

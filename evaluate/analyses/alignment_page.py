@@ -26,6 +26,8 @@ _NEVER_MIXED = (
     "training."
 )
 
+Wanted = tuple[tuple[Of, Given, Outputs], ...]
+
 
 def lead_of(results: AlignmentResults) -> str:
     """What the figures say, in a few sentences."""
@@ -143,8 +145,15 @@ def _num_proteins(results: AlignmentResults) -> int:
     return max(results.batch_sizes)
 
 
+def _those_there(results: AlignmentResults, wanted: Wanted) -> Iterator[Agreement]:
+    for of, given, outputs in wanted:
+        row = results.row(of, given, outputs)
+        if row is not None:
+            yield row
+
+
 def _table_one_rows(results: AlignmentResults) -> Iterator[Agreement]:
-    wanted: tuple[tuple[Of, Given, Outputs], ...] = (
+    wanted: Wanted = (
         ("encoders' features", "nothing", "features"),
         ("untrained", "nothing", "projections"),
         ("trained", "nothing", "projections"),
@@ -153,10 +162,7 @@ def _table_one_rows(results: AlignmentResults) -> Iterator[Agreement]:
         ("untrained", ALONE, results.outputs),
         ("trained", ALONE, results.outputs),
     )
-    for of, given, outputs in wanted:
-        row = results.row(of, given, outputs)
-        if row is not None:
-            yield row
+    yield from _those_there(results, wanted)
 
 
 def _is_shown(row: Agreement) -> bool:
@@ -230,17 +236,14 @@ def _trusted(results: AlignmentResults) -> Section:
 
 
 def _trusted_rows(results: AlignmentResults) -> Iterator[Agreement]:
-    wanted: tuple[tuple[Of, Given, Outputs], ...] = (
+    wanted: Wanted = (
         ("encoders' features", "nothing", "features"),
         ("untrained", results.given, results.comparable),
         ("trained", results.given, results.comparable),
         ("untrained", ALONE, results.comparable),
         ("trained", ALONE, results.comparable),
     )
-    for of, given, outputs in wanted:
-        row = results.row(of, given, outputs)
-        if row is not None:
-            yield row
+    yield from _those_there(results, wanted)
 
 
 def _collapse(results: AlignmentResults) -> Section:

@@ -74,6 +74,7 @@ class CafaCurve:
     num_terms: int
     num_informative: int
     unmatched: tuple[str, ...]
+    tau_step: float
 
     @property
     def f(self) -> Float[np.ndarray, " T"]:
@@ -90,6 +91,32 @@ class CafaCurve:
         """Semantic distance: √(remaining² + misinformation²)."""
         s_T: Float[np.ndarray, " T"] = np.hypot(self.remaining, self.misinformation)
         return s_T
+
+    def best(self) -> "CafaFigures":
+        """Fmax, weighted Fmax and S_min, each at its own threshold."""
+        f_T, weighted_f_T = self.f, self.weighted_f
+        # The CAFA-evaluator drops thresholds at which nothing is predicted before it looks for the best.
+        started_T = self.num_predicted > 0
+        s_T = np.where(started_T, self.s, np.inf)
+        best, weighted_best, s_best = int(f_T.argmax()), int(weighted_f_T.argmax()), int(s_T.argmin())
+        any_started = bool(started_T.any())
+        return CafaFigures(
+            fmax=float(f_T[best]),
+            fmax_tau=float(self.tau[best]) if f_T[best] > 0 else None,
+            precision=float(self.precision[best]),
+            recall=float(self.recall[best]),
+            weighted_fmax=float(weighted_f_T[weighted_best]),
+            weighted_fmax_tau=float(self.tau[weighted_best]) if weighted_f_T[weighted_best] > 0 else None,
+            s_min=float(s_T[s_best]) if any_started else None,
+            s_min_tau=float(self.tau[s_best]) if any_started else None,
+            remaining_uncertainty=float(self.remaining[s_best]) if any_started else None,
+            misinformation=float(self.misinformation[s_best]) if any_started else None,
+            num_proteins=self.num_proteins,
+            num_terms=self.num_terms,
+            num_informative=self.num_informative,
+            unmatched=self.unmatched,
+            tau_step=self.tau_step,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,46 +144,6 @@ class CafaFigures:
     num_informative: int
     unmatched: tuple[str, ...]
     tau_step: float
-
-
-def cafa_figures(
-    score_NK: Float[np.ndarray, "N K"],
-    target_NK: Bool[np.ndarray, "N K"],
-    terms: Sequence[str],
-    ontology: Hierarchy,
-    *,
-    namespace: str,
-    train_target_MK: Bool[np.ndarray, "M K"],
-    tau_step: float = TAU_STEP,
-) -> CafaFigures:
-    """Fmax, weighted Fmax and S_min of scores in [0, 1]; see `cafa_curve` for what is computed and raised."""
-    curve = cafa_curve(
-        score_NK, target_NK, terms, ontology,
-        namespace=namespace, train_target_MK=train_target_MK, tau_step=tau_step,
-    )  # fmt: skip
-    f_T, weighted_f_T = curve.f, curve.weighted_f
-    # The CAFA-evaluator drops thresholds at which nothing is predicted before it looks for the best.
-    started_T = curve.num_predicted > 0
-    s_T = np.where(started_T, curve.s, np.inf)
-    best, weighted_best, s_best = int(f_T.argmax()), int(weighted_f_T.argmax()), int(s_T.argmin())
-    any_started = bool(started_T.any())
-    return CafaFigures(
-        fmax=float(f_T[best]),
-        fmax_tau=float(curve.tau[best]) if f_T[best] > 0 else None,
-        precision=float(curve.precision[best]),
-        recall=float(curve.recall[best]),
-        weighted_fmax=float(weighted_f_T[weighted_best]),
-        weighted_fmax_tau=float(curve.tau[weighted_best]) if weighted_f_T[weighted_best] > 0 else None,
-        s_min=float(s_T[s_best]) if any_started else None,
-        s_min_tau=float(curve.tau[s_best]) if any_started else None,
-        remaining_uncertainty=float(curve.remaining[s_best]) if any_started else None,
-        misinformation=float(curve.misinformation[s_best]) if any_started else None,
-        num_proteins=curve.num_proteins,
-        num_terms=curve.num_terms,
-        num_informative=curve.num_informative,
-        unmatched=curve.unmatched,
-        tau_step=tau_step,
-    )
 
 
 def cafa_curve(
@@ -208,6 +195,7 @@ def cafa_curve(
         num_terms=int(graph.evaluated_U.sum()),
         num_informative=int((information_U > 0).sum()),
         unmatched=graph.unmatched,
+        tau_step=tau_step,
     )
 
 

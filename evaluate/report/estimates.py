@@ -4,7 +4,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from amma.evaluate.metrics.paired import PairedFigure
 from amma.manifests.settings import Settings
+
+DECIMALS = 6
 
 
 class Summary(Settings):
@@ -45,6 +48,16 @@ class Difference(Settings):
     interval: Interval
     p_bootstrap: float
     p_swap: float
+
+    @staticmethod
+    def of(figure: PairedFigure) -> "Difference":
+        """What a comparison of two sides gave."""
+        return Difference(
+            difference=round(figure.difference, DECIMALS),
+            interval=Interval(low=figure.low, high=figure.high),
+            p_bootstrap=figure.p_bootstrap,
+            p_swap=figure.p_swap,
+        )
 
 
 def finite(value: float) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from amma.evaluate.metrics.cafa import CafaFigures as Best
-from amma.evaluate.metrics.cafa import cafa_figures
+from amma.evaluate.metrics.cafa import cafa_curve
 from amma.evaluate.report.estimates import Summary
 from amma.evaluate.report.results import CafaFacts, CafaFigures
 from amma.evaluate.report.task_results import AlternativeTerm, OntologyFacts
@@ -47,7 +47,7 @@ class Hierarchy:
         )
 
     def _of(self, score_NK: Float32[np.ndarray, "N K"]) -> Best:
-        return cafa_figures(
+        return cafa_curve(
             score_NK,
             self.task.test.target_NK,
             self.task.terms,
@@ -55,7 +55,7 @@ class Hierarchy:
             namespace=NAMESPACES[self.task.name],
             train_target_MK=self.task.train.target_NK,
             tau_step=self.tau_step,
-        )
+        ).best()
 
 
 def ontology_facts(task: str, terms: Sequence[str], ontology: Ontology) -> OntologyFacts:

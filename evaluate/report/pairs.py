@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from amma.evaluate.metrics.paired import PairedFigure, compare
-from amma.evaluate.report.estimates import Difference, Interval
+from amma.evaluate.metrics.paired import compare
+from amma.evaluate.report.estimates import Difference
 from amma.evaluate.report.results import Paired
 from amma.evaluate.report.scored import Scored
 from amma.evaluate.tasks.task import Task
 from amma.train.data.validation_split import Clusters
-
-DECIMALS = 6
 
 
 def paired_with(
@@ -25,15 +23,6 @@ def paired_with(
     found = []
     for other in others if num_resamples else ():
         pair = compare(trained.test, other.test, task.test.target_NK, clusters.number, num_resamples)
-        found.append(Paired(against=other.name, fmax=_difference(pair.fmax), aupr=_difference(pair.aupr)))
+        found.append(Paired(against=other.name, fmax=Difference.of(pair.fmax), aupr=Difference.of(pair.aupr)))
         advance(1)
     return tuple(found)
-
-
-def _difference(figure: PairedFigure) -> Difference:
-    return Difference(
-        difference=round(figure.difference, DECIMALS),
-        interval=Interval(low=figure.low, high=figure.high),
-        p_bootstrap=figure.p_bootstrap,
-        p_swap=figure.p_swap,
-    )

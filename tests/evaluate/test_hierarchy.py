@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amma.evaluate.metrics.cafa import cafa_figures
+from amma.evaluate.metrics.cafa import cafa_curve
 from amma.evaluate.report.hierarchy import Hierarchy, ontology_facts
 from amma.evaluate.tasks.ontology import Ontology
 from amma.evaluate.tasks.task import Split, Task
@@ -54,7 +54,7 @@ def test_figures_are_those_of_each_seed_summed_up(task: Task) -> None:
     rng = np.random.default_rng(1)
     scores = [rng.random(task.test.target_NK.shape, dtype=np.float32) for _ in range(2)]
     seeds = [
-        cafa_figures(
+        cafa_curve(
             score_NK,
             task.test.target_NK,
             TERMS,
@@ -62,7 +62,7 @@ def test_figures_are_those_of_each_seed_summed_up(task: Task) -> None:
             namespace="ec",
             train_target_MK=task.train.target_NK,
             tau_step=0.05,
-        )
+        ).best()
         for score_NK in scores
     ]
     figures, facts = hierarchy.figures(scores), hierarchy.facts()
