@@ -48,7 +48,7 @@ $(TORCHDRUG)/ready: constraints-torchdrug.txt
 	@touch $@
 
 DEMO := demo
-demo: $(READY) ## Go the whole way on a synthetic proteome: files, features, pretraining, fine-tuning, report
+demo: $(READY) ## Go the whole way on a synthetic proteome: files, features, pretraining, analysis, fine-tuning, predictions
 	rm -rf $(DEMO)
 	$(BIN)/amma-manifest toy $(DEMO)/data --proteins 240 --seed 1
 	$(BIN)/amma-manifest build --sequences $(DEMO)/data/sequences.fasta --structures $(DEMO)/data/structures \
@@ -57,8 +57,10 @@ demo: $(READY) ## Go the whole way on a synthetic proteome: files, features, pre
 	$(BIN)/amma-featurize verify $(DEMO)/features.zarr
 	cat $(DEMO)/data/valid.txt $(DEMO)/data/test.txt > $(DEMO)/held.txt
 	$(BIN)/amma-train pretrain $(DEMO)/features.zarr $(DEMO)/run --preset tiny --epochs 5 --exclude $(DEMO)/held.txt
-	$(BIN)/amma-eval function $(DEMO)/run $(DEMO)/features.zarr $(DEMO)/report --task ec \
+	$(BIN)/amma-eval alignment $(DEMO)/run $(DEMO)/features.zarr $(DEMO)/alignment
+	$(BIN)/amma-eval function $(DEMO)/run $(DEMO)/features.zarr $(DEMO)/report --task ec --include $(DEMO)/alignment \
 	  --labels $(DEMO)/data/ec.tsv --splits $(DEMO)/data --fusion-lr 1e-4 --head-lr 1e-3 --epochs 20
+	$(BIN)/amma-eval predict $(DEMO)/report $(DEMO)/data/structures $(DEMO)/predictions
 
 test: $(READY) ## Run the tests (offline, no GPU)
 	$(BIN)/pytest -q -n auto --dist loadfile
