@@ -30,8 +30,11 @@ _MARK = "toy.json"
 _ROLES = ("train", "train", "test", "valid", "train", "train", "valid", "test", "train", "train", "train", "train")
 """The split of the families of a class, in turn. Their two EC numbers alternate: each is in train and test."""
 
-_README = """SYNTHETIC DATA. These proteins do not exist: sequences, structures, texts and EC numbers were invented by
-amma-manifest toy. They serve to try the program, and say nothing about biology.
+_README = """SYNTHETIC DATA. These proteins do not exist: sequences, structures, texts, EC numbers and sites were
+invented by amma-manifest toy. They serve to try the program, and say nothing about biology.
+
+sites.tsv: the sites are planted, not annotated. They are the residues of the motif that belongs to a protein's EC
+number: the first and the last are called ACT_SITE, those between them BINDING.
 """
 
 
@@ -50,7 +53,7 @@ class ToyProtein:
 
 
 def write_toy(folder: Path, *, proteins: int, seed: int) -> dict[str, int]:
-    """Write `sequences.fasta`, `structures/`, `descriptions.tsv`, `ec.tsv`, `clusters.tsv` and the splits.
+    """Write `sequences.fasta`, `structures/`, `descriptions.tsv`, `ec.tsv`, `clusters.tsv`, `sites.tsv` and the splits.
 
     Clusters are families; no family is in two splits. About a tenth of the proteins has no text, another tenth no
     structure; some structures are mmCIF, some lack residues, some proteins have no EC number. Gives counts. Raises
@@ -79,6 +82,8 @@ def write_toy(folder: Path, *, proteins: int, seed: int) -> dict[str, int]:
     _write_tsv(folder / "descriptions.tsv", (NAME_COLUMN, *TEXT_COLUMNS, SEQUENCE_COLUMN), described)
     labelled = [(p.id, *ec_labels(p.family)) for p in members if p.has_label]
     _write_tsv(folder / "ec.tsv", ("id", "ec", "ec_class"), labelled)
+    sites = [site for protein in members for site in planted_sites(protein)]
+    _write_tsv(folder / "sites.tsv", ("id", "start", "end", "kind"), sites)
     _write_tsv(folder / "clusters.tsv", ("id", "cluster"), [(p.id, str(p.family.index)) for p in members])
     for split in SPLITS:
         ids = [f"{protein.id}\n" for protein in members if split_of[protein.id] == split]
@@ -89,6 +94,7 @@ def write_toy(folder: Path, *, proteins: int, seed: int) -> dict[str, int]:
         "structures": sum(protein.has_structure for protein in members),
         "descriptions": len(described),
         "labelled": len(labelled),
+        "sites": len(sites),
         **Counter(split_of.values()),
     }
 
@@ -137,6 +143,13 @@ def ec_labels(family: Family) -> tuple[str, str]:
     """The EC numbers and classes of a family as the label table has them."""
     numbers = sorted(enzyme.number for enzyme in family.enzymes)
     return ",".join(numbers), family.enzyme_class.digit
+
+
+def planted_sites(protein: ToyProtein) -> list[tuple[str, str, str, str]]:
+    """Rows of the table of sites: the motif of the protein's EC number, its ends ACT_SITE and the rest BINDING."""
+    first, last = protein.residues.states.index("M") + 1, protein.residues.states.rindex("M") + 1
+    spans = ((first, first, "ACT_SITE"), (first + 1, last - 1, "BINDING"), (last, last, "ACT_SITE"))
+    return [(protein.id, str(start), str(end), kind) for start, end, kind in spans]
 
 
 def structure_text(protein: ToyProtein, atoms_L43: Float[np.ndarray, "L 4 3"]) -> str:

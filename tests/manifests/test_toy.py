@@ -6,6 +6,7 @@ import pytest
 from amma.manifests.build import build_manifest
 from amma.manifests.errors import UsageError
 from amma.manifests.labels import read_labels, read_splits, read_tsv
+from amma.manifests.sites import read_sites
 from amma.manifests.structures import load_chain, read_chains
 from amma.manifests.table import Manifest
 from amma.manifests.toy import draw_proteome, write_toy
@@ -67,6 +68,21 @@ def test_the_manifest_says_what_was_drawn(toy: Path, tmp_path: Path) -> None:
         if protein.has_structure:
             chain = load_chain(manifest, row)
             np.testing.assert_allclose(chain.ca, backbone[chain.residue, 1], atol=1e-3)
+
+
+def test_sites_are_the_motifs_of_ec_numbers_and_say_that_they_are_planted(toy: Path) -> None:
+    proteins = {protein.id: protein for protein in draw_proteome(48, 3)}
+    sequences = {id: protein.residues.letters for id, protein in proteins.items()}
+    table = read_sites(toy / "sites.tsv", {id: len(sequence) for id, sequence in sequences.items()})
+    assert table.rejections == ()
+    assert set(table.ids) == set(proteins)
+    ends = table.residues(["ACT_SITE"])
+    for id, residues in table.residues().items():
+        motif = "".join(sequences[id][place] for place in residues)
+        assert motif == proteins[id].family.enzymes[0].motif
+        assert np.all(np.diff(residues) == 1)
+        assert ends[id].tolist() == [residues[0], residues[-1]]
+    assert "planted" in (toy / "README.txt").read_text()
 
 
 def test_no_family_is_in_two_splits_but_every_class_is(toy: Path) -> None:
