@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from amma.evaluate.ablation_command import ablation
 from amma.evaluate.alignment_command import alignment
 from amma.evaluate.compare_command import compare
 from amma.evaluate.config import (
@@ -265,6 +266,7 @@ app.command()(compare)
 app.command()(predict)
 app.command()(alignment)
 app.command()(tsne)
+app.command()(ablation)
 
 
 def main() -> None:
