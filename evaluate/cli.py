@@ -7,6 +7,7 @@ import typer
 
 from amma.evaluate.ablation_command import ablation
 from amma.evaluate.alignment_command import alignment
+from amma.evaluate.attention_command import attention
 from amma.evaluate.compare_command import compare
 from amma.evaluate.config import (
     FunctionConfig,
@@ -266,6 +267,7 @@ app.command()(compare)
 app.command()(predict)
 app.command()(alignment)
 app.command()(tsne)
+app.command()(attention)
 app.command()(ablation)
 
 
