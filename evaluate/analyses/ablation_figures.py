@@ -40,6 +40,7 @@ def bars(table: AblationTable, caption: str, columns: Sequence[str]) -> Iterator
         data=tuple(data),
         layout={
             "barmode": "group",
+            "xaxis": {"showgrid": False},
             "yaxis": {"title": {"text": "percent"}, "rangemode": "tozero"},
             "legend": {"traceorder": "normal"},
         },

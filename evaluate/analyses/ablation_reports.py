@@ -36,6 +36,12 @@ class Finished:
         return config.protocol, config.readout, config.tune, config.visible, config.draws
 
     @property
+    def seeds(self) -> tuple[int, int, str | None]:
+        """What tells it from other pretrainings of its setting; models that it began with have seeds of their own."""
+        facts = self.pretraining
+        return facts.seed, facts.subset_seed, facts.began_with
+
+    @property
     def setting(self) -> Setting:
         """What its model was pretrained with."""
         facts = self.pretraining
@@ -92,12 +98,11 @@ def check_together(finished: Sequence[Finished]) -> None:
         )
     seen: dict[object, Finished] = {}
     for each in finished:
-        facts = each.pretraining
-        key = (each.tuning, each.report.task.name, each.setting, facts.seed, facts.subset_seed)
+        key = (each.tuning, each.report.task.name, each.setting, each.seeds)
         if (before := seen.setdefault(key, each)) is not each:
             raise UsageError(
                 f"{before.folder} and {each.folder} are of the same task and the same pretraining (settings, stores "
-                f"and seed {facts.seed}), tuned the same way; one would count twice. Leave one of them out."
+                f"and seed {each.pretraining.seed}), tuned the same way; one would count twice. Leave one of them out."
             )
 
 

@@ -84,7 +84,7 @@ def about(members: Sequence[Member]) -> str:
     proteins = [f"{_range([each.num_triplets for each in facts])} triplets"] if first.num_triplets else []
     pairs = [each.num_unpaired for each in facts]
     proteins += [f"{_range(pairs)} unpaired"] if any(pairs) else []
-    seeds = len({(each.seed, each.subset_seed) for each in facts})
+    seeds = len({each.finished.seeds for each in members})
     parts = [
         " + ".join(proteins),
         *(["a subset"] if first.subset is not None else []),
@@ -102,13 +102,13 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def rows_of(named: Sequence[tuple[str, Member]], columns: Sequence[Column], table: PublishedTable) -> list[AblationRow]:
-    """AMMA's rows in the paper's order, ours that it lacks, other models as printed, then controls."""
+    """AMMA's rows in the paper's order, ours that it lacks as they come, other models as printed, then controls."""
     by_name: dict[str, dict[Setting, list[Member]]] = {}
     for name, each in named:
         by_name.setdefault(name, {}).setdefault(each.finished.setting, []).append(each)
     others = [name for name in table.rows if name in OTHER_MODELS]
     order = [name for name in table.rows if name not in OTHER_MODELS]
-    order += sorted(by_name.keys() - table.rows.keys())
+    order += [name for name in by_name if name not in table.rows]
     rows = []
     for name in order:
         rows += [_row(name, of, columns, table) for of in by_name.get(name, {}).values()] or [_as_printed(name, table)]

@@ -187,6 +187,9 @@ def test_a_model_that_went_on_with_pairs_is_in_table_3_alone(make: Make) -> None
     assert list(ours(table_of("3", paired, went_on))) == ["paired", "paired + unpaired"]
     (only,) = sets_of(paired, went_on)
     assert [table.table for table in only.tables if any(1 in row.reports for row in table.rows)] == ["3"]
+    again = make("again", began_with="cd" * 32, num_triplets=0, num_seq_func=0)  # from another seed's model
+    score = ours(table_of("3", went_on, again))["paired + unpaired"].scores["EC Fmax"]
+    assert (score.over, score.num_reports) == ("pretrainings", 2)
 
 
 def test_protocols_and_readouts_are_never_in_one_table(make: Make) -> None:
