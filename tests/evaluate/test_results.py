@@ -19,6 +19,14 @@ def test_a_report_is_read_back_as_it_was_written(make_report: Callable[..., Repo
     assert read_report(write(tmp_path, report.model_dump(mode="json"))) == report
 
 
+def test_a_report_of_version_2_0_is_read_without_facts_of_pretraining(
+    make_report: Callable[..., Report], tmp_path: Path
+) -> None:
+    values = make_report().model_dump(mode="json") | {"version": "2.0"}
+    del values["pretraining"]
+    assert read_report(write(tmp_path, values)).pretraining is None
+
+
 @pytest.mark.parametrize("version", ["1.2", "3.0"])
 def test_a_report_of_another_major_version_is_refused_by_its_version(
     make_report: Callable[..., Report], tmp_path: Path, version: str
