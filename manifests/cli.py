@@ -66,7 +66,7 @@ def toy(
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give identical files.")] = 0,
     debug: Debug = False,
 ) -> None:
-    """Make a synthetic proteome: sequences, structures, descriptions, EC labels and splits, all invented."""
+    """Make a synthetic proteome: sequences, structures, descriptions, EC labels, sites and splits, all invented."""
     from amma.manifests.toy import write_toy
 
     counts = write_toy(folder, proteins=proteins, seed=seed)

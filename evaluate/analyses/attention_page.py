@@ -130,7 +130,7 @@ def _how(results: AttentionResults) -> Section:
             f"name, nothing masked. In the last of the fusion encoder's {results.layer} layers the name's tokens ask; "
             f"the mean over them and over {results.num_heads} heads is taken. A residue's attention is "
             f"{TOKENS[results.residue_tokens]}.",
-            "The paper shows single proteins, picked by hand. Here are all of them, each beside the same model "
+            "The paper's figure shows single proteins. Here figures are over many, beside those of the same model "
             "untrained, the trained one given another protein's name, and position in the chain alone (the mean "
             "attention at that place of the other proteins). Attention is not proof of what a model uses; less so "
             "where a control looks the same.",

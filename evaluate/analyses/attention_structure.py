@@ -55,7 +55,7 @@ def paint(
     """
     try:
         if protein is None:
-            raise RecordError("E_ID", "the manifest has no such protein", "Give the manifest the store was made of.")
+            raise RecordError("E_OUTSIDE", "the manifest has no such protein", "Give the manifest the store was made of.")
         if protein.sequence != sequence:
             raise RecordError(
                 "E_MISMATCH",
@@ -64,7 +64,7 @@ def paint(
                 "Give the manifest the store was made of.",
             )
         if protein.structure is None:
-            raise RecordError("E_MISSING", "the manifest has no structure of it", "Build it with --structures.")
+            raise RecordError("E_ABSENT", "the manifest has no structure of it", "Build it with --structures.")
         chain = load_chain(manifest, protein)
         text = _cif(manifest, protein, chain, residue_L)
     except RecordError as error:

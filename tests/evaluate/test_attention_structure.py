@@ -98,9 +98,9 @@ def test_a_protein_that_is_not_the_stores_is_a_line_that_says_so(manifest: Manif
     bare = next(p for p in manifest if p.structure is None)
     flat = np.ones(5)
     cases = [
-        (None, protein.sequence, "E_ID"),
+        (None, protein.sequence, "E_OUTSIDE"),
         (protein, protein.sequence[:-1] + "X", "E_MISMATCH"),
-        (bare, bare.sequence, "E_MISSING"),
+        (bare, bare.sequence, "E_ABSENT"),
         (replace(protein, structure_sha256="0" * 64), protein.sequence, "E_CHANGED"),
         (replace(protein, structure="gone.pdb"), protein.sequence, "E_FILE"),
     ]
