@@ -55,7 +55,9 @@ def paint(
     """
     try:
         if protein is None:
-            raise RecordError("E_OUTSIDE", "the manifest has no such protein", "Give the manifest the store was made of.")
+            raise RecordError(
+                "E_OUTSIDE", "the manifest has no such protein", "Give the manifest the store was made of."
+            )
         if protein.sequence != sequence:
             raise RecordError(
                 "E_MISMATCH",
