@@ -2,8 +2,10 @@
 
 from amma.evaluate.report.estimates import Summary
 from amma.evaluate.report.figures import pr_figure
+from amma.evaluate.report.page_details import by_term, calibration, extremes, included, vocabulary
+from amma.evaluate.report.page_rows import by_identity, by_length, differences, results_table, variants, verdict
 from amma.evaluate.report.results import Report
-from amma.evaluate.report.shell import render
+from amma.evaluate.report.shell import pieces_of, render
 
 TITLES = {
     "ec": "EC number",
@@ -17,12 +19,27 @@ TITLES = {
 def render_html(report: Report) -> str:
     """The whole page."""
     figure = pr_figure(report)
+    sections = {
+        "differences": differences(report),
+        "variants": variants(report),
+        "by_identity": by_identity(report),
+        "by_length": by_length(report),
+        "by_term": by_term(report),
+        "calibration": calibration(report),
+        "extremes": extremes(report),
+        "vocabulary": vocabulary(report),
+    }
+    analyses = included(report)
     return render(
         "report.html.j2",
-        [figure],
+        [figure, *pieces_of([*sections.values(), *analyses])],
         report=report,
         title=TITLES.get(report.task.name, report.task.name),
+        verdict=verdict(report),
+        results=results_table(report),
         pr_figure=figure,
+        sections=sections,
+        analyses=analyses,
         figures=_figures,
     )
 

@@ -95,7 +95,7 @@ def cell_text(cell: Cell, column: Column | None = None) -> str:
             return DASH
         case Estimate(mean=mean, sd=sd):
             places = 3 if decimals is None else decimals
-            return _number(mean, places) + ("" if sd is None else f" ± {_number(sd, places)}")
+            return _number(mean, places) + ("" if sd is None else f" ± {sd:.{places}f}")
         case int():
             return f"{cell:,}" if not decimals else _number(cell, decimals)
         case float():

@@ -129,13 +129,16 @@ def test_the_pr_figure_is_valid_plotly_with_a_curve_for_every_seed(make_report: 
 
 @pytest.mark.usefixtures("plotly_is_short")
 def test_the_page_says_what_a_reader_must_know(make_report: MakeReport) -> None:
-    page = " ".join(Page(render_html(make_report())).text.split())
+    report = make_report()
+    page = " ".join(Page(render_html(report)).text.split())
     assert "EC class: Fmax 0.490 ± 0.020, AUPR 0.430 ± 0.000" in page
     assert "0.470 ± 0.020" not in page
     assert "the 95 % interval of the mean over 1,000 resamples of the test split, in which 198 clusters" in page
     assert "0.490 ± 0.0200.420 – 0.530" in page  # the interval stands in a line of its own
-    assert "trained 0.490 ± 0.020 0.491 ± 0.020 0.430 ± 0.000 0.432 ± 0.000" in page
-    assert "label frequency 0.390 undefined 0.240 0.242" in page
+    trained, frequency = report.row("trained"), report.row("label frequency")
+    ways = (trained.fmax, trained.labelled_fmax, trained.fmax_torchdrug, trained.aupr, trained.labelled_aupr)
+    assert " ".join(["trained", *(f"{each.mean:.3f} ± {each.sd:.3f}" for each in ways if each)]) in page
+    assert f"label frequency 0.390 {frequency.labelled_fmax.mean:.3f} – 0.240" in page
     assert "Random encoders." in page
     assert "1 term of the test split does not occur in training (2 labels of 231)" in page
     assert "of which 3 have no label" in page
@@ -182,3 +185,68 @@ def test_a_report_read_back_from_its_json_gives_the_same_page(make_report: MakeR
 def test_one_seed_has_no_standard_deviation() -> None:
     assert Summary.of([0.5]).sd is None
     assert Summary.of([0.4, 0.6]).sd == pytest.approx(0.1414, abs=1e-4)
+
+
+@pytest.mark.usefixtures("plotly_is_short")
+def test_what_report_json_holds_of_terms_proteins_and_probabilities_is_on_the_page(make_report: MakeReport) -> None:
+    report = make_report()
+    page = " ".join(Page(render_html(report)).text.split())
+    for term in report.terms:
+        assert (f"{term.term}{term.name or ''} {term.num_train:,} {term.num_valid:,}" in page) == (term.num_test > 0)
+    for record in (*report.extremes.best, *report.extremes.worst):
+        assert f"{record.id} {record.num_residues:,} {record.identity:.2f} {record.f:.3f}" in page
+        for scored in record.predicted:
+            assert f"{scored.score:.3f}{' ✓' if scored.true else ''}" in page
+    facts = report.calibration
+    assert facts.runs
+    for run in facts.runs:
+        assert f"seed {run.seed}: " in page
+    for before, after in ((facts.ece_before, facts.ece_after), (facts.brier_before, facts.brier_after)):
+        assert f"{before.mean:.4f}" in page
+        assert f"{after.mean:.4f}" in page
+    for pair in report.paired:
+        assert f"{pair.fmax.interval.low:.4f} – {pair.fmax.interval.high:.4f}" in page
+        assert f"{pair.aupr.interval.low:.4f} – {pair.aupr.interval.high:.4f}" in page
+    slices = (*report.identity.slices, *report.lengths)
+    assert slices
+    for each in slices:
+        assert f" {each.num_proteins:,} {each.num_unlabelled:,} " in page
+
+
+@pytest.mark.usefixtures("plotly_is_short")
+def test_sections_of_an_analysis_are_shown_and_of_which_model_they_are_is_said(make_report: MakeReport) -> None:
+    report = make_report()
+    (one,) = report.included[:1]
+    for changes, said in (
+        ({"same_checkpoint": True}, None),
+        ({"same_checkpoint": False}, "It is of another checkpoint than this report"),
+        ({"checkpoint_sha256": None, "checkpoint_step": None, "same_checkpoint": False}, "It is of several models"),
+    ):
+        shown = report.model_copy(update={"included": (one.model_copy(update=changes),)})
+        page = " ".join(Page(render_html(shown)).text.split())
+        assert f"Analysis: {one.title} {one.lead}" in page
+        assert all(section.heading in page for section in one.sections)
+        warnings = ("It is of another checkpoint than this report", "It is of several models")
+        assert [warning for warning in warnings if warning in page] == ([said] if said else [])
+
+
+@pytest.mark.usefixtures("plotly_is_short")
+def test_the_page_says_what_the_paired_tests_tell_apart(make_report: MakeReport) -> None:
+    report = make_report()
+    without = report.model_copy(update={"paired": ()})
+    assert "nothing here says which of the differences could be chance" in " ".join(
+        Page(render_html(without)).text.split()
+    )
+    sure = {"p_bootstrap": 0.002, "p_swap": 0.001}
+    for difference, word in ((0.2, "better than"), (-0.2, "worse than")):
+        pairs = tuple(
+            pair.model_copy(
+                update={
+                    m: getattr(pair, m).model_copy(update={**sure, "difference": difference}) for m in ("fmax", "aupr")
+                }
+            )
+            for pair in report.paired
+        )
+        page = " ".join(Page(render_html(report.model_copy(update={"paired": pairs}))).text.split())
+        assert f"In Fmax and in AUPR, the trained model is {word} the same architecture without pretraining" in page
+        assert "not to be told from" not in page
