@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +18,7 @@ from amma.evaluate.analyses.residue_ranking import Ranking, rank_residues
 from amma.evaluate.analyses.subject import open_analysis
 from amma.evaluate.cli import app
 from amma.evaluate.metrics.bootstrap import draw_resamples
+from amma.evaluate.report.included import read_included
 from amma.evaluate.report.section import Figure, Table
 from amma.featurize.encoders.protocol import Encoded
 from amma.featurize.store.reader import FeatureStore
@@ -25,7 +27,7 @@ from amma.manifests.build import build_manifest
 from amma.manifests.errors import AmmaError, InputError, UsageError
 from amma.manifests.quarantine import read_quarantine
 from amma.manifests.sites import read_sites
-from amma.manifests.table import Manifest, Modality
+from amma.manifests.table import Manifest, Modality, write_manifest
 from amma.manifests.toy import write_toy
 from amma.train.data.seen import WITH, Seen
 from amma.train.data.sequence_hash import sequence_hashes
@@ -40,6 +42,7 @@ MODEL = ModelConfig(
     width=16, ffn=32, num_fusion_layers=1, num_heads=2, decoder_width=16, decoder_ffn=32, num_decoder_heads=2
 )
 QUICK = ("--untrained-seeds=2", "--bootstrap=40", "--threads=1", "--device=cpu", "--shown=2")
+HOSTILE = "../<img src=x onerror=alert(1)>{{7*7}}"
 MARK = 0
 """The feature of a sequence token that tells a planted site."""
 
@@ -57,7 +60,7 @@ class Toy:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """The second protein has no name; the last two were seen in pretraining."""
+    """The first protein has a hostile id, the second has no name; the last two were seen in pretraining."""
     folder = tmp_path_factory.mktemp("attention")
     write_toy(folder / "toy", proteins=24, seed=2)
     build_manifest(
@@ -66,8 +69,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
         descriptions=folder / "toy" / "descriptions.tsv",
         out=folder / "m.parquet",
     )
-    sites = read_sites(folder / "toy" / "sites.tsv").residues()
     rows = [row for row in Manifest(folder / "m.parquet") if row.kind == "triplet"]
+    table = (folder / "toy" / "sites.tsv").read_text().replace(rows[0].id, HOSTILE)
+    (folder / "toy" / "sites.tsv").write_text(table)
+    rows[0] = replace(rows[0], id=HOSTILE, chain="A")
+    write_manifest(folder / "m.parquet", rows)
+    sites = read_sites(folder / "toy" / "sites.tsv").residues()
     rng = np.random.default_rng(0)
     arrays = []
     for n, row in enumerate(rows):
@@ -286,6 +293,57 @@ def test_without_sites_attention_alone_is_shown_and_said(toy: Toy, tmp_path: Pat
     assert report.results.num_shuffles == 1
     rows = pq.read_table(tmp_path / "out" / "attention.parquet").to_pandas()
     assert rows.annotated.isna().all()
+
+
+@pytest.fixture(scope="module")
+def hostile(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An analysis that shows the protein with a hostile id first."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "ids.txt").write_text("\n".join([HOSTILE, *toy.ids[2:6]]) + "\n")
+    options = (f"--ids={folder / 'ids.txt'}", f"--sites={toy.sites}", f"--manifest={toy.manifest}")
+    result = call(toy, folder / "out", *options, *QUICK)
+    assert result.exit_code == 0, result.output
+    return folder / "out"
+
+
+def test_a_hostile_id_is_text_on_the_page_and_a_file_in_its_folder(hostile: Path) -> None:
+    report = AttentionReport.model_validate_json((hostile / "report.json").read_text())
+    assert report.results.shown[0] == HOSTILE
+    page = (hostile / "report.html").read_text()
+    assert "&lt;img src=x onerror=alert(1)&gt;{{7*7}}" in page
+    assert "<img src=x" not in page
+    (file,) = (of.structure for of in report.results.proteins if of.id == HOSTILE)
+    assert file == "structures/%2E.%2F%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E%7B%7B7%2A7%7D%7D.cif"
+    assert {path.parent.name for path in hostile.rglob("*.cif")} == {"structures"}
+    assert read_included(hostile, checkpoint_sha256="0").sections == report.sections
+
+
+@pytest.mark.slow
+def test_a_browser_draws_the_traces_without_a_request_or_an_error(hostile: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on the PATH")
+    playwright = pytest.importorskip("playwright.sync_api")
+    requests, errors, dialogs = [], [], []
+    software = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with playwright.sync_playwright() as api:
+        browser = api.chromium.launch(executable_path=chromium, args=software)
+        page = browser.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.goto((hostile / "report.html").as_uri())
+        page.wait_for_selector(".gl-container canvas", state="attached")
+        page.wait_for_timeout(3000)
+        scenes = page.locator(".gl-container > div")
+        assert scenes.count() == 4  # two proteins, trained and untrained
+        drawn = scenes.first.screenshot()
+        assert page.locator("img").count() == 0
+        browser.close()
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [(hostile / "report.html").as_uri()]
+    assert (errors, dialogs) == ([], [])
+    assert len(drawn) > 5000  # a blank picture packs to less
 
 
 def test_only_sites_of_the_kinds_count(toy: Toy, tmp_path: Path) -> None:
