@@ -1,4 +1,5 @@
 import gzip
+import tarfile
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -91,6 +92,30 @@ def test_other_chains_and_ligands_get_zero_and_only_model_one_is_kept(manifest: 
     assert len(back) == 1
     assert {atom.b_iso for residue in back[0]["B"] for atom in residue} == {0.0}
     assert max(atom.b_iso for residue in back[0]["A"] for atom in residue) == pytest.approx(100)
+
+
+def test_structures_in_an_archive_are_painted_as_those_in_a_folder(manifest: Manifest, tmp_path: Path) -> None:
+    toy = manifest.path.parent / "toy"
+    with tarfile.open(tmp_path / "models.tar", "w") as archive:
+        for path in sorted((toy / "structures").iterdir()):
+            archive.add(path, path.name)
+    build_manifest(
+        sequences=toy / "sequences.fasta",
+        structures=tmp_path / "models.tar",
+        descriptions=None,
+        out=tmp_path / "m.parquet",
+    )
+    packed = Manifest(tmp_path / "m.parquet")
+    for suffix in (".pdb.gz", ".cif.gz"):
+        protein = structured(manifest, suffix, gaps=False)
+        other = find_proteins(packed, [protein.id])[protein.id]
+        assert "models.tar" in (other.structure or "")
+        attention = np.linspace(0.1, 1, len(protein.sequence))
+        loose = paint(manifest, protein, protein.id, protein.sequence, attention)
+        tarred = paint(packed, other, other.id, other.sequence, attention)
+        assert isinstance(loose, Painted)
+        assert isinstance(tarred, Painted)
+        assert tarred.text == loose.text
 
 
 def test_a_protein_that_is_not_the_stores_is_a_line_that_says_so(manifest: Manifest) -> None:
