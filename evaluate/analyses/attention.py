@@ -42,7 +42,7 @@ from amma.evaluate.analyses.residue_attention import (
     evenness,
     position_profiles,
 )
-from amma.evaluate.analyses.residue_ranking import Ranking, rank_residues
+from amma.evaluate.analyses.residue_ranking import Ranking, chance_of, rank_residues
 from amma.evaluate.analyses.subject import AnalysisSubject, HeldOut
 from amma.evaluate.controls.baselines import untrained_models
 from amma.evaluate.metrics.bootstrap import draw_resamples
@@ -162,7 +162,7 @@ def analyse_attention(
             num_resamples=config.bootstrap,
             clusters=origin,
             num_clusters=len(np.unique(cluster_N)),
-            chance=None if sites is None else fmean(_chance(protein) for protein in chosen.proteins),
+            chance=fmean(of.precision for of in rankings["chance"][0]) if rankings else None,
             rows=ranking_rows(rankings, weight_BN),
             focus=focus_rows(found),
             proteins=tuple(_figures(chosen, place, scores, rankings, painted) for place in range(num)),
@@ -195,24 +195,14 @@ def analyse_attention(
     return report, files
 
 
-def _chance(protein: Looked) -> float:
-    return 0.0 if protein.annotated_L is None else float(protein.annotated_L.mean())
-
-
 def _rankings(chosen: Chosen, scores: Mapping[RowOf, Sequence[Scores]]) -> dict[RowOf, list[list[Ranking]]]:
-    """For each kind of scores its seeds, and for each seed the figures of each protein."""
-    annotated = [protein.annotated_L for protein in chosen.proteins]
-    return {
-        of: [
-            [
-                rank_residues(score_L, true_L)
-                for score_L, true_L in zip(each, annotated, strict=True)
-                if true_L is not None
-            ]
-            for each in seeds
-        ]
+    """For each kind of scores, and for chance, its seeds, and for each seed the figures of each protein."""
+    annotated = [protein.annotated_L for protein in chosen.proteins if protein.annotated_L is not None]
+    found: dict[RowOf, list[list[Ranking]]] = {
+        of: [[rank_residues(*pair) for pair in zip(each, annotated, strict=True)] for each in seeds]
         for of, seeds in scores.items()
     }
+    return found | {"chance": [[chance_of(annotated_L) for annotated_L in annotated]]}
 
 
 def _figures(

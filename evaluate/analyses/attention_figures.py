@@ -22,6 +22,7 @@ COLOURS: dict[RowOf, str] = {
     "untrained": "#c8702a",
     "shuffled pairs": "#7b8390",
     "position only": "#2f8f6b",
+    "chance": "#26303c",
 }
 RING = "#b23a48"
 DECIMALS = 4
@@ -29,7 +30,7 @@ DECIMALS = 4
 
 def bars(results: AttentionResults) -> Figure:
     """Precision among the k highest, for each kind of scores, with its interval."""
-    rows = results.rows
+    rows = [row for row in results.rows if row.of != "chance"]
     low, high = zip(*(_errors(row.precision) for row in rows), strict=True)
     chance = results.chance or 0.0
     return Figure(

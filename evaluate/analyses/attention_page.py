@@ -85,7 +85,6 @@ def lines_of(report: AttentionReport) -> Iterator[str]:
         for row in results.rows:
             values = (row.precision, row.average_precision, row.auroc)
             yield f"{row.of:24}{values[0].value.mean:12.3f}" + "".join(f"{of.value.mean:9.3f}" for of in values[1:])
-        yield f"{'chance':24}{results.chance:12.3f}{results.chance:9.3f}{0.5:9.3f}"
     else:
         yield "no table of sites (--sites): attention alone, which cannot say whether it finds anything"
     yield f"{'attention to':24}{'sequence':>12}{'structure':>11}{'name':>8}{'evenness':>10}{'like trained':>14}"
@@ -156,8 +155,6 @@ def _found(results: AttentionResults) -> Section:
         )
         for row in results.rows
     ]
-    chance = results.chance
-    rows.append(("chance", chance, None, chance, 0.5))
     intervals = (
         f" Intervals: 95 % over {results.num_resamples:,} resamples of {results.num_clusters:,} clusters "
         f"({results.clusters})."
@@ -169,8 +166,9 @@ def _found(results: AttentionResults) -> Section:
         heading="Whether the residues attended to most are the annotated ones",
         paragraphs=(
             f"Annotated are sites of kind {kinds}. k is the number of a protein's annotated residues: precision@k is "
-            "the share of annotated ones among the k with most attention, and chance is k over the length of the "
-            "chain. Means over proteins.",
+            "the share of annotated ones among the k with most attention, and chance is what "
+            "residues in random order give: for average precision that is more than k over the length of the chain. "
+            "Means over proteins.",
         ),
         pieces=(
             Table(
@@ -242,7 +240,7 @@ def _about(results: AttentionResults, id: str) -> Iterator[str]:
             f" {of.num_annotated} annotated residues; among as many attended to most, {of.precision['trained']:.2f} "
             f"are annotated (untrained {of.precision['untrained']:.2f}, another name "
             f"{of.precision['shuffled pairs']:.2f}, position {of.precision['position only']:.2f}, chance "
-            f"{of.num_annotated / of.num_residues:.2f})."
+            f"{of.precision['chance']:.2f})."
         )
     if of.num_beyond:
         words += f" {of.num_beyond} annotated residues lie beyond what the encoder was given."
@@ -258,17 +256,16 @@ def _about(results: AttentionResults, id: str) -> Iterator[str]:
 
 
 def _everyone(results: AttentionResults) -> Section:
-    kinds: tuple[RowOf, ...] = ("trained", "untrained", "shuffled pairs", "position only")
+    kinds: tuple[RowOf, ...] = ("trained", "untrained", "shuffled pairs", "position only", "chance")
     columns = [Column(title="protein"), Column(title="residues"), Column(title="annotated")]
     columns += [Column(title=f"precision@k, {of}", decimals=2) for of in kinds]
-    columns += [Column(title="chance", decimals=2), Column(title="AUROC, trained", decimals=2)]
+    columns += [Column(title="AUROC, trained", decimals=2)]
     rows: list[tuple[Cell, ...]] = [
         (
             of.id,
             of.num_residues,
             of.num_annotated,
             *(of.precision[kind] for kind in kinds),
-            of.num_annotated / of.num_residues,
             of.auroc["trained"],
         )
         for of in results.proteins

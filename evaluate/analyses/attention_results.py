@@ -15,7 +15,8 @@ FEWEST = 2
 """Proteins: one is given the name of another, and position alone is learnt from others."""
 MOST_SHOWN = 6
 """Two pictures in space each; browsers stop at about sixteen on a page."""
-RowOf = Literal["trained", "untrained", "shuffled pairs", "position only"]
+RowOf = Literal["trained", "untrained", "shuffled pairs", "position only", "chance"]
+"""Chance is the mean over all orders in which the residues could stand."""
 FIGURES = ("precision", "average_precision", "auroc")
 
 
@@ -119,7 +120,7 @@ class LeftOut(Settings):
 
 
 class AttentionResults(Settings):
-    """All figures. `chance` is that of precision and average precision; without sites there is none, and no rows."""
+    """All figures. `chance` is that of precision; without sites there is none, and there are no rows."""
 
     family: str
     layer: int

@@ -14,7 +14,7 @@ from amma.evaluate.metrics.scores import checked_scores
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Figures of one protein; chance is the share of annotated residues for the first two, 0.5 for the third."""
+    """Figures of one protein."""
 
     precision: float
     average_precision: float
@@ -47,3 +47,15 @@ def rank_residues(score_L: Float[np.ndarray, " L"], annotated_L: Bool[np.ndarray
         average_precision=float(average_precision_score(annotated_L, score_L)),
         auroc=float(roc_auc_score(annotated_L, score_L)),
     )
+
+
+def chance_of(annotated_L: Bool[np.ndarray, " L"]) -> Ranking:
+    """What an order at random gives on average.
+
+    That is k/L and 0.5 for precision and AUROC. For average precision it is more than k/L where proteins are short, as
+    the first places count for much: ((k − 1)/(L − 1) (L − H) + H) / L, H the sum of 1/i up to L.
+    """
+    length, number = len(annotated_L), int(annotated_L.sum())
+    harmonic = float((1 / np.arange(1, length + 1)).sum())
+    average_precision = ((number - 1) / (length - 1) * (length - harmonic) + harmonic) / length
+    return Ranking(precision=number / length, average_precision=average_precision, auroc=0.5)

@@ -178,6 +178,10 @@ def test_planted_attention_finds_planted_sites_and_controls_do_not(report: Atten
     margin = report.results.row("untrained").trained_minus["precision"]
     assert margin.interval is not None
     assert 0 < margin.interval.low <= margin.difference == pytest.approx(trained - untrained)
+    chance = report.results.row("chance")
+    assert chance.precision.value.mean == pytest.approx(report.results.chance)
+    assert chance.trained_minus["precision"].difference == pytest.approx(trained - report.results.chance)
+    assert "above untrained, position only, chance, and not above shuffled pairs" in report.lead
     # Whoever asks, the planted model finds the mark: the shuffled row says that names had no part in it.
     assert report.results.row("shuffled pairs").precision.value.mean == pytest.approx(trained, abs=0.05)
     shuffled = report.results.focus_of("shuffled pairs").like_trained

@@ -3,7 +3,7 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 
-from amma.evaluate.analyses.residue_ranking import precision_at, rank_residues
+from amma.evaluate.analyses.residue_ranking import chance_of, precision_at, rank_residues
 
 
 def naive(score: np.ndarray, annotated: np.ndarray, number: int) -> float:
@@ -34,6 +34,16 @@ def test_scores_that_know_the_sites_are_perfect_and_equal_ones_are_chance() -> N
     assert (flat.precision, flat.average_precision, flat.auroc) == pytest.approx((0.25, 0.25, 0.5))
     worst = rank_residues(-annotated.astype(np.float64), annotated)
     assert (worst.precision, worst.auroc) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("length", "number"), [(5, 2), (6, 1), (6, 5)])
+def test_chance_is_the_mean_over_all_orders(length: int, number: int) -> None:
+    annotated = np.arange(length) < number
+    found = [rank_residues(np.array(order, dtype=np.float64), annotated) for order in permutations(range(length))]
+    chance = chance_of(annotated)
+    assert chance.precision == pytest.approx(np.mean([of.precision for of in found]))
+    assert chance.average_precision == pytest.approx(np.mean([of.average_precision for of in found]))
+    assert chance.auroc == pytest.approx(np.mean([of.auroc for of in found]))
 
 
 def test_a_protein_without_a_contrast_and_nan_scores_are_refused() -> None:
