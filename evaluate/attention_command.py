@@ -130,7 +130,7 @@ def attention(
     if annotated is not None:
         wanted = tuple(id for id in (annotated.residues if listed is None else listed) if id in annotated.residues)
     held_out = choose_held_out(subject, number=number, seed=seed, ids=wanted, at_least=FEWEST)
-    chosen = choose(subject, held_out, annotated)
+    chosen = choose(subject.store, held_out, annotated)
     if dry_run:
         if as_json:
             print_json(

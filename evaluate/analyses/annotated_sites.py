@@ -34,7 +34,8 @@ def annotated_sites(path: Path, store: FeatureStore, kinds: Sequence[str]) -> An
     Raises `InputError` (`E_SITE`) if no row is a site of a protein in the store, or none of it is of one of `kinds`.
     """
     lengths = {}
-    for id in read_sites(path).ids:
+    named = read_sites(path)
+    for id in dict.fromkeys((*named.ids, *(rejection.id for rejection in named.rejections))):
         try:
             row = store.row_of(id)
         except KeyError:

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float64, Int64
 from amma.evaluate.analyses.annotated_sites import AnnotatedSites
 from amma.evaluate.analyses.attention_results import FEWEST, AttentionConfig, LeftOut
 from amma.evaluate.analyses.residue_attention import name_tokens
-from amma.evaluate.analyses.subject import AnalysisSubject, HeldOut
+from amma.evaluate.analyses.subject import HeldOut
+from amma.featurize.store.reader import FeatureStore
 from amma.manifests.errors import InputError
 from amma.manifests.table import MODALITIES
 
@@ -46,12 +47,11 @@ class Chosen:
     left_out: tuple[LeftOut, ...]
 
 
-def choose(subject: AnalysisSubject, held_out: HeldOut, sites: AnnotatedSites | None) -> Chosen:
+def choose(store: FeatureStore, held_out: HeldOut, sites: AnnotatedSites | None) -> Chosen:
     """Those held-out proteins that have a name, and with sites some residue that is annotated and some that is not.
 
     Raises `InputError` if fewer than two are left.
     """
-    store = subject.store
     sequences = store.sequences().take(held_out.rows.tolist())
     kept: list[tuple[Looked, int, np.ndarray]] = []
     left_out = []
