@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from amma.evaluate.options import Overwrite
 from amma.manifests.console import AsJson, Debug, DryRun, print_json, say
 
 
@@ -13,7 +14,7 @@ def ablation(
         list[Path], typer.Argument(metavar="REPORT_DIR...", help="Report folders of amma-eval function.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the tables; new or empty.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables in OUT.")] = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -28,6 +29,7 @@ def ablation(
     from amma.evaluate.analyses.ablation import analyse, read_reports, tabulate
     from amma.evaluate.analyses.ablation_page import TABLES, frame_of, lines_of, plan_lines
     from amma.evaluate.analyses.folder import check_folder, write_folder
+    from amma.evaluate.analyses.terminal import tell_result
 
     started = time.monotonic()
     check_folder(out, overwrite=overwrite)
@@ -42,9 +44,4 @@ def ablation(
         return
     report = analyse(finished, results, started=started)
     page = write_folder(out, report, {TABLES: lambda path: frame_of(results).to_csv(path, index=False)})
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-        say(f"report: {page}")
-        return
-    print(*lines_of(results), sep="\n")
-    print(f"report: {page}")
+    tell_result(report, lines_of(results), page, as_json=as_json)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from amma.manifests.console import AsJson, Debug, DryRun, print_json, say
+from amma.evaluate.options import AnalysisOut, Bootstrap, Checkpoint, Device, Ids, Overwrite, Store, Threads
+from amma.manifests.console import AsJson, Debug, DryRun, say
 
 
 class CountedTokens(StrEnum):
@@ -25,11 +26,9 @@ class SiteKind(StrEnum):
 
 
 def attention(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder of amma-train, a step, or an exported model.")
-    ],
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A sealed store of the same encoders; s3:// too.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the analysis; new or empty.")],
+    checkpoint: Checkpoint,
+    store: Store,
+    out: AnalysisOut,
     sites: Annotated[
         Path | None,
         typer.Option(metavar="TSV", help="Annotated residues: columns id, start, end (from 1), kind."),
@@ -37,9 +36,7 @@ def attention(
     kind: Annotated[
         list[SiteKind] | None, typer.Option(help="Kinds of sites that count; may be repeated. [default: all]")
     ] = None,
-    ids: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Only these proteins, one id a line. [default: all held out]")
-    ] = None,
+    ids: Ids = None,
     number: Annotated[int, typer.Option(min=2, help="Held-out proteins to draw, fewer if there are fewer.")] = 200,
     shown: Annotated[
         int,
@@ -57,16 +54,14 @@ def attention(
     ] = CountedTokens.BOTH,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw and of shuffled pairs.")] = 0,
     untrained_seeds: Annotated[int, typer.Option(min=1, help="Untrained models to average over.")] = 3,
-    bootstrap: Annotated[
-        int, typer.Option(min=0, metavar="NUMBER", help="Resamples for 95 % intervals; 0: none.")
-    ] = 1000,
+    bootstrap: Bootstrap = 1000,
     clusters: Annotated[
         Path | None,
         typer.Option(metavar="TSV", help="Two columns, id and cluster, resampled together; else each protein is."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the analysis in OUT.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -83,6 +78,7 @@ def attention(
     from amma.evaluate.analyses.attention_results import FEWEST, AttentionConfig
     from amma.evaluate.analyses.folder import check_folder, write_folder
     from amma.evaluate.analyses.subject import choose_held_out, open_analysis
+    from amma.evaluate.analyses.terminal import tell_plan, tell_result
     from amma.featurize.store.location import parse_location
     from amma.manifests.errors import UsageError
     from amma.manifests.labels import read_ids
@@ -132,25 +128,9 @@ def attention(
     held_out = choose_held_out(subject, number=number, seed=seed, ids=wanted, at_least=FEWEST)
     chosen = choose(subject.store, held_out, annotated)
     if dry_run:
-        if as_json:
-            print_json(
-                {
-                    "config": config.model_dump(mode="json"),
-                    "proteins": held_out.facts.model_dump(mode="json"),
-                    "num_looked_at": len(chosen.proteins),
-                }
-            )
-        else:
-            print(held_out.facts.sentence())
-            print(f"{len(chosen.proteins):,} of them can be looked at")
-        say(f"dry run: nothing was computed; the analysis would go to {out}")
+        tell_plan(config, held_out, out, as_json=as_json, num_looked_at=len(chosen.proteins))
         return
     say(held_out.facts.sentence())
     report, files = analyse_attention(config, subject, held_out, chosen, annotated, listed=listed, threads=threads)
     page = write_folder(out, report, files)
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-        say(f"report: {page}")
-        return
-    print(*lines_of(report), sep="\n")
-    print(f"report: {page}")
+    tell_result(report, lines_of(report), page, as_json=as_json)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from amma.evaluate.options import Overwrite
 from amma.manifests.console import AsJson, Debug, print_json, say
 
 
@@ -28,7 +29,7 @@ def compare(
     across_protocols: Annotated[
         bool, typer.Option("--across-protocols", help="Compare although the protocols differ.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the comparison in OUT.")] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

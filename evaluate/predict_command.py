@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from amma.evaluate.options import Overwrite
 from amma.featurize.options import EncodingOptions, Long, Precision
 from amma.manifests.console import AsJson, Debug, DryRun, Strict, exit_for_quarantine, print_json, say
 from amma.manifests.option_table import takes_options
@@ -79,7 +80,7 @@ def predict(
     cafa: Annotated[
         bool, typer.Option("--cafa", help="Write predictions.cafa.tsv too, in the format of CAFA's submissions.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the predictions in OUT.")] = False,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     strict: Strict = False,
     as_json: AsJson = False,

@@ -9,12 +9,17 @@ from amma.manifests.console import print_json, say
 from amma.manifests.settings import Settings
 
 
-def tell_plan(config: Settings, held_out: HeldOut, out: Path, *, as_json: bool) -> None:
-    """Which proteins would be analysed, and where the analysis would go."""
+def tell_plan(
+    config: Settings, held_out: HeldOut, out: Path, *, as_json: bool, num_looked_at: int | None = None
+) -> None:
+    """Which proteins would be analysed, how many of them can be if that is not all, and where the analysis would go."""
     if as_json:
-        print_json({"config": config.model_dump(mode="json"), "proteins": held_out.facts.model_dump(mode="json")})
+        facts = {"config": config.model_dump(mode="json"), "proteins": held_out.facts.model_dump(mode="json")}
+        print_json(facts if num_looked_at is None else {**facts, "num_looked_at": num_looked_at})
     else:
         print(held_out.facts.sentence())
+        if num_looked_at is not None:
+            print(f"{num_looked_at:,} of them can be looked at")
     say(f"dry run: nothing was computed; the analysis would go to {out}")
 
 
