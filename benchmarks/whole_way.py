@@ -36,6 +36,8 @@ def steps(data: Path, epochs: int) -> dict[str, list[str | Path]]:
             "amma-eval", "function", "run", "all.zarr", "report", "--task", "ec-class", "--labels", data / "ec.tsv",
             "--splits", data, "--fusion-lr", "1e-4", "--head-lr", "1e-3", "--epochs", "20",
         ],
+        "predict (from structures)": ["amma-eval", "predict", "report", data / "structures", "predictions"],
+        "alignment": ["amma-eval", "alignment", "run", "all.zarr", "alignment"],
     }  # fmt: skip
 
 
