@@ -12,7 +12,12 @@ TEMPORARY_SUFFIX = ".tmp"
 
 def fsync_directory(folder: Path) -> None:
     """Make renames inside `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    fsync(folder)
+
+
+def fsync(path: Path) -> None:
+    """Have what another program wrote to a file, or a folder's own entries, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

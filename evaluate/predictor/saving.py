@@ -4,7 +4,6 @@ Shapes: V proteins of validation, K terms.
 """
 
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +27,7 @@ from amma.evaluate.tuning.protocol import SeedRun
 from amma.evaluate.tuning.together import Together
 from amma.evaluate.tuning.visible import mask_of
 from amma.manifests.errors import CheckpointError
-from amma.manifests.files import TEMPORARY_SUFFIX, fsync_directory, sha256_of_file, write_json_atomically
+from amma.manifests.files import TEMPORARY_SUFFIX, fsync, fsync_directory, sha256_of_file, write_json_atomically
 from amma.manifests.table import Modality
 from amma.train.model.fusion import FusionModel
 
@@ -154,11 +153,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     mode = path.stat().st_mode
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     path.chmod(mode)  # safetensors lets nobody but the owner read what it writes
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(path)
 
 
 def _record(path: Path) -> FileRecord:

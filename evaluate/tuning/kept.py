@@ -10,7 +10,6 @@ said: also what was not made durable yet when a machine lost its power.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -30,7 +29,14 @@ from amma.featurize.store.lock import StoreLock, is_lock_file
 from amma.featurize.store.stopping import InterruptedRunError
 from amma.manifests.console import say
 from amma.manifests.errors import InputError, UsageError
-from amma.manifests.files import TEMPORARY_SUFFIX, aside_of, fsync_directory, sha256_of_file, write_json_atomically
+from amma.manifests.files import (
+    TEMPORARY_SUFFIX,
+    aside_of,
+    fsync,
+    fsync_directory,
+    sha256_of_file,
+    write_json_atomically,
+)
 from amma.manifests.settings import sha256_of_json
 from amma.train.run.interruption import Interruption
 
@@ -115,7 +121,7 @@ class KeptTuning:
             save_file({key: tensor.detach().contiguous() for key, tensor in flat.items()}, path)
             durable = begun - self._last >= WORTH_WAITING_SECONDS
             if durable:
-                _fsync(path)
+                fsync(path)
             written = {"file": path.name, "sha256": sha256_of_file(path), "sets": list(tensors)}
             files = [*(self._files if leave else ()), written]
             content = {
@@ -248,11 +254,3 @@ def _unwritable(folder: Path, error: Exception) -> InputError:
         "again.",
         code="E_DISK",
     )
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

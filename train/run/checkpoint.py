@@ -27,6 +27,7 @@ from amma.manifests.console import say
 from amma.manifests.errors import CheckpointError, LossError
 from amma.manifests.files import (
     TEMPORARY_SUFFIX,
+    fsync,
     fsync_directory,
     sha256_of_file,
     write_atomically,
@@ -330,7 +331,7 @@ def _write(folder: Path, snapshot: Snapshot, seen: Path) -> None:
     _link(seen, folder / SEEN)
     files = {}
     for name in (MODEL, TRAINING, SEEN):
-        _fsync(folder / name)
+        fsync(folder / name)
         files[name] = {"sha256": sha256_of_file(folder / name), "size": (folder / name).stat().st_size}
     state = {**snapshot.state, "files": files, "format": "amma-checkpoint", "version": FORMAT_VERSION}
     write_json_atomically(folder / STATE, {**state, "sha256": sha256_of_json(state)})
@@ -343,11 +344,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
