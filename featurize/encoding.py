@@ -7,7 +7,6 @@ entry, since sums may round otherwise in another company (`replay.py` reads it).
 """
 
 import logging
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +15,7 @@ from jaxtyping import Int64
 
 from amma.featurize.encoders.protocol import Encoded, Encoder, EncoderInput
 from amma.featurize.inputs import PlannedInputs
+from amma.featurize.loaded import loaded_module
 from amma.featurize.store.filling import Advance
 from amma.featurize.store.plan import Plan, Survey, survey
 from amma.featurize.store.unit import Split, UnitContents
@@ -284,13 +284,13 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _give_memory_back() -> None:
     """Free what torch keeps of GPU memory for later, so that the halves of a batch find one large piece."""
-    torch = sys.modules.get("torch")
+    torch = loaded_module("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 def _limit_threads(threads: int | None) -> None:
     """Make torch use as many threads as the plan says; encoders that do not use torch have not loaded it."""
-    torch = sys.modules.get("torch")
+    torch = loaded_module("torch")
     if torch is not None and threads is not None and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

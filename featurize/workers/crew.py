@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amma.featurize.loaded import loaded_module
 from amma.manifests.console import say
 from amma.manifests.errors import StoreError, UsageError
 
@@ -205,7 +206,7 @@ def _gpus() -> list[str]:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return [name for name in allowed.split(",") if name]
-    torch = sys.modules.get("torch")
+    torch = loaded_module("torch")
     return [] if torch is None else [str(number) for number in range(torch.cuda.device_count())]
 
 
