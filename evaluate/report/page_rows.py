@@ -110,7 +110,6 @@ def differences(report: Report) -> Section:
     )
     return Section(
         heading="What could be chance",
-        paragraphs=(verdict(report),),
         pieces=(Table(columns=tuple(columns), rows=tuple(rows), note=note),),
     )
 
